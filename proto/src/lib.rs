@@ -1,0 +1,26 @@
+//! The protocols husk speaks, generated once for every crate that needs them.
+//!
+//! [`cri`] is Kubernetes' Container Runtime Interface v1, the server that `husk serve` is; [`agent`] is the
+//! protocol between the daemon and the agent inside each pod's guest.
+
+/// The Container Runtime Interface, v1 (`k8s.io/cri-api` 0.37.2, `pkg/apis/runtime/v1/api.proto`).
+#[allow(missing_docs, clippy::all, rustdoc::all)]
+pub mod cri {
+    tonic::include_proto!("runtime.v1");
+}
+
+/// What the daemon asks of the agent, `protos/agent.proto`.
+#[allow(missing_docs, clippy::all)]
+pub mod agent {
+    tonic::include_proto!("husk.agent.v1");
+}
+
+/// The vsock port on which the agent serves [`agent`] to the host (CID 2).
+pub const AGENT_PORT: u32 = 1024;
+
+/// The vsock port on the host to which the agent connects once, as soon as [`AGENT_PORT`] is listened on:
+/// the connection itself says "ready". It is closed at once and carries no data.
+pub const READY_PORT: u32 = 1025;
+
+/// The largest message, in bytes, that either side of the agent's protocol accepts.
+pub const AGENT_MAX_MESSAGE: usize = 4 << 20;

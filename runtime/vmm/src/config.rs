@@ -1,0 +1,66 @@
+//! How a VM is described: the JSON file that `husk-vmm --config` reads.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A VM to be booted. Paths are opened once, at the start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmConfig {
+    /// Name of the VM in logs and process titles: the sandbox's id.
+    pub id: String,
+    /// Number of vCPUs, 1 to 32.
+    pub vcpus: u8,
+    /// Guest memory in MiB, at least 32.
+    pub memory_mib: u32,
+    /// Uncompressed x86-64 kernel (ELF `vmlinux`).
+    pub kernel: PathBuf,
+    /// cpio archive (may be compressed as the kernel allows) with the agent as `/init`.
+    pub initramfs: PathBuf,
+    /// Appended to the VMM's own kernel command line.
+    #[serde(default)]
+    pub cmdline: String,
+    /// Where the serial console's output goes.
+    pub console_log: PathBuf,
+    /// Past this many bytes the oldest half of the console's log is dropped.
+    pub console_log_limit: u64,
+    /// Block devices declared at boot, all without a medium (capacity 0); their serials are
+    /// [`slot_serial`]`(0..)`.
+    pub block_slots: u8,
+    /// Network interfaces.
+    pub nets: Vec<NetConfig>,
+    /// The guest's vsock.
+    pub vsock: VsockConfig,
+    /// The control socket that the VMM makes and listens on (mode 0600), see [`crate::control`].
+    pub control_socket: PathBuf,
+}
+
+/// One virtio-net device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetConfig {
+    /// An inherited descriptor of a tap, opened with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`.
+    pub tap_fd: i32,
+    /// "02:42:ac:11:00:02"
+    pub mac: String,
+    /// Bytes; offered to the guest as `VIRTIO_NET_F_MTU`.
+    pub mtu: u16,
+}
+
+/// The virtio-vsock device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VsockConfig {
+    /// The guest's context id, 3 or more.
+    pub cid: u32,
+    /// The unix socket that the VMM listens on: a client writes `CONNECT <port>\n`, is answered
+    /// `OK <host port>\n`, and is then connected to the guest's port. A guest's connection to port P of the
+    /// host (CID 2) is made to the unix socket `<socket>_P`, which the host's side listens on.
+    pub socket: PathBuf,
+}
+
+/// The serial (`VIRTIO_BLK_T_GET_ID`) of block slot `slot`, by which the guest finds it.
+pub fn slot_serial(slot: u8) -> String {
+    format!("husk-slot-{slot}")
+}

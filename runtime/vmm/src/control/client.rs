@@ -1,0 +1,1 @@
+//! A blocking client of the control protocol, for the daemon and tools.

@@ -1,0 +1,113 @@
+//! The control protocol of a running VMM, over its unix stream socket.
+//!
+//! A client writes one [`Request`] as one line of JSON (at most [`MAX_LINE`] bytes) and reads one
+//! [`Response`] line. The descriptors that [`Request::Attach`] names travel with its line as `SCM_RIGHTS`.
+//! Requests on one connection are answered in order; a VMM serves several connections. The end of the
+//! connection says that the VMM is gone.
+
+pub mod client;
+
+use serde::{Deserialize, Serialize};
+
+/// The longest line, in bytes, that either side accepts.
+pub const MAX_LINE: usize = 64 << 10;
+
+/// The most descriptors that one [`Request::Attach`] carries (the kernel's `SCM_MAX_FD` is 253).
+pub const MAX_FDS: usize = 250;
+
+/// What a client asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// [`Reply::State`].
+    State,
+    /// Puts a medium into an empty block slot.
+    Attach {
+        /// Index of the slot.
+        slot: u8,
+        /// Writes of the guest are refused; the device says so (`VIRTIO_BLK_F_RO` cannot change after boot,
+        /// so the guest learns it from the errors).
+        read_only: bool,
+        /// The disk is these pieces, one after the other.
+        extents: Vec<Extent>,
+    },
+    /// Takes the medium out of a block slot, after the requests in flight.
+    Detach {
+        /// Index of the slot.
+        slot: u8,
+    },
+    /// Stops the vCPUs.
+    Pause,
+    /// Lets the vCPUs go on.
+    Resume,
+    /// Ends the VM at once, whatever the guest does; answered before the process exits.
+    Stop,
+    /// [`Reply::Statistics`].
+    Statistics,
+}
+
+/// A piece of a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Extent {
+    /// Index into the descriptors sent with the request.
+    pub fd: usize,
+    /// Bytes into the file; a multiple of 512.
+    pub offset: u64,
+    /// Bytes; a multiple of 512. What lies past the end of the file reads as zeroes.
+    pub length: u64,
+}
+
+/// What the VMM answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    /// It is done.
+    Ok(Reply),
+    /// It is not; why, for a person.
+    Error(String),
+}
+
+/// An answer's content.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// Nothing to tell.
+    Done,
+    /// To [`Request::State`].
+    State(VmState),
+    /// To [`Request::Statistics`].
+    Statistics(Statistics),
+}
+
+/// What the VM is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmState {
+    /// vCPUs run.
+    Running,
+    /// vCPUs are stopped by [`Request::Pause`].
+    Paused,
+}
+
+/// Counters since boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Statistics {
+    /// KVM exits of all vCPUs, by kind.
+    pub exits: std::collections::BTreeMap<String, u64>,
+    /// Bytes read from all block slots.
+    pub block_read_bytes: u64,
+    /// Bytes written to all block slots.
+    pub block_write_bytes: u64,
+    /// Block requests that failed.
+    pub block_errors: u64,
+    /// Bytes the guest received over all interfaces.
+    pub net_rx_bytes: u64,
+    /// Bytes the guest sent over all interfaces.
+    pub net_tx_bytes: u64,
+    /// Frames dropped in either direction.
+    pub net_drops: u64,
+    /// Open vsock connections.
+    pub vsock_connections: u64,
+}
