@@ -3,7 +3,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := build
-.PHONY: help deps build lint test unit
+.PHONY: help deps build lint test unit kernel testbed
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -21,4 +21,13 @@ lint: ## formatting and clippy
 unit: ## the tests that need no virtual machine
 	$(CARGO) test --release --workspace
 
-test: deps build unit ## every test
+kernel: ## the guest's kernel and initramfs, in target/guest
+	guest-kernel/build
+	$(CARGO) build --release -p husk-agent
+	guest-kernel/initramfs
+
+testbed: ## check the test bed itself
+	tests/testbed/selftest
+
+test: deps build unit kernel testbed ## every test
+
