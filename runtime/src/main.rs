@@ -1,2 +1,7 @@
-//! The daemon and command line.
+//! husk: the daemon and command line.
+
+mod config;
+mod error;
+mod store;
+
 fn main() {}

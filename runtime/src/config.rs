@@ -1,0 +1,184 @@
+//! The daemon's configuration: `/etc/husk/config.toml`, every key with a default.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+/// Where the configuration is looked for when no flag names it; it may be absent.
+pub const DEFAULT_PATH: &str = "/etc/husk/config.toml";
+
+/// All that an operator can set.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Unix socket of the CRI endpoint.
+    pub socket: PathBuf,
+    /// State that survives a reboot: images, scratch disks, the store.
+    pub root: PathBuf,
+    /// State that does not: sockets, network namespaces, consoles.
+    pub run: PathBuf,
+    /// The guest and its monitor.
+    pub vm: VmDefaults,
+    /// CNI.
+    pub network: NetworkConfig,
+    /// Registries.
+    pub registry: RegistryConfig,
+}
+
+/// The guest and its monitor.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VmDefaults {
+    /// The `husk-vmm` program. Default: beside `husk` itself.
+    pub vmm: PathBuf,
+    /// Uncompressed guest kernel.
+    pub kernel: PathBuf,
+    /// Initramfs with the agent.
+    pub initramfs: PathBuf,
+    /// vCPUs of a pod that asks for none.
+    pub vcpus: u8,
+    /// Memory of a pod that asks for none, MiB.
+    pub memory_mib: u32,
+    /// Added to the memory that a pod asks for, MiB: what the guest's kernel and agent need.
+    pub memory_overhead_mib: u32,
+    /// Block slots: distinct images that a pod can use at once, plus one for its scratch disk.
+    pub block_slots: u8,
+    /// Size limit of a pod's scratch disk, MiB; it is sparse.
+    pub scratch_mib: u64,
+    /// How long a guest may take from start to a listening agent, seconds.
+    pub boot_timeout_secs: u64,
+    /// Bytes of a guest's console that are kept.
+    pub console_limit: u64,
+}
+
+/// CNI.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NetworkConfig {
+    /// Where network configurations are; the first by name is used.
+    pub conf_dir: PathBuf,
+    /// Where plugins are looked for, in order.
+    pub bin_dirs: Vec<PathBuf>,
+}
+
+/// Registries.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RegistryConfig {
+    /// Registry host to the URLs that are tried before it, in order.
+    pub mirrors: BTreeMap<String, Vec<String>>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            socket: "/run/husk/husk.sock".into(),
+            root: "/var/lib/husk".into(),
+            run: "/run/husk".into(),
+            vm: VmDefaults::default(),
+            network: NetworkConfig::default(),
+            registry: RegistryConfig::default(),
+        }
+    }
+}
+
+impl Default for VmDefaults {
+    fn default() -> Self {
+        VmDefaults {
+            vmm: beside_self("husk-vmm"),
+            kernel: asset("vmlinux"),
+            initramfs: asset("initramfs.cpio"),
+            vcpus: 1,
+            memory_mib: 256,
+            memory_overhead_mib: 64,
+            block_slots: 12,
+            scratch_mib: 10 << 10,
+            boot_timeout_secs: 60,
+            console_limit: 1 << 20,
+        }
+    }
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        NetworkConfig {
+            conf_dir: "/etc/cni/net.d".into(),
+            bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+        }
+    }
+}
+
+impl Config {
+    /// Reads `path`; without one, [`DEFAULT_PATH`] if it is there, else the defaults.
+    pub fn load(path: Option<&Path>) -> Result<Config> {
+        let (path, required) = match path {
+            Some(path) => (path, true),
+            None => (Path::new(DEFAULT_PATH), false),
+        };
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !required => return Ok(Config::default()),
+            Err(e) => return Err(Error::io("read the configuration", path, e)),
+        };
+        let config: Config = toml::from_str(&text)
+            .map_err(|e| Error::Invalid(format!("configuration {}: {e}", path.display())))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks what the types cannot say.
+    fn validate(&self) -> Result<()> {
+        if !(2..=14).contains(&self.vm.block_slots) {
+            return Err(Error::Invalid(format!("vm.block_slots = {}: use 2 to 14", self.vm.block_slots)));
+        }
+        if !(1..=32).contains(&self.vm.vcpus) {
+            return Err(Error::Invalid(format!("vm.vcpus = {}: use 1 to 32", self.vm.vcpus)));
+        }
+        if self.vm.memory_mib < 64 {
+            return Err(Error::Invalid(format!("vm.memory_mib = {}: use 64 or more", self.vm.memory_mib)));
+        }
+        Ok(())
+    }
+}
+
+fn beside_self(name: &str) -> PathBuf {
+    std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(name))).unwrap_or_else(|| name.into())
+}
+
+fn asset(name: &str) -> PathBuf {
+    Path::new("/usr/lib/husk").join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(Some(&path))
+    }
+
+    #[test]
+    fn every_key_has_a_default() {
+        let config = parse("").unwrap();
+        assert_eq!(config.socket, Path::new("/run/husk/husk.sock"));
+        assert_eq!(config.vm.block_slots, 12);
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_values_are_named() {
+        assert!(parse("sokcet = '/x'").unwrap_err().to_string().contains("sokcet"));
+        assert!(parse("[vm]\nblock_slots = 99").unwrap_err().to_string().contains("99"));
+        assert!(parse("[vm]\nvcpus = 0").unwrap_err().to_string().contains("vm.vcpus"));
+    }
+
+    #[test]
+    fn a_named_file_must_exist() {
+        assert!(Config::load(Some(Path::new("/nonexistent/husk.toml"))).is_err());
+    }
+}

@@ -1,0 +1,120 @@
+//! CreateContainer.
+
+use std::sync::Arc;
+
+use husk_proto::{agent, cri};
+use husk_vmm::config::slot_serial;
+
+use super::{log_path, spec};
+use crate::error::{Error, Result};
+use crate::guest;
+use crate::node::{Container, Live, Node, lock, new_id, now_nanos};
+use crate::store::{ContainerRecord, Phase};
+use crate::vm::DiskPiece;
+
+impl Node {
+    /// Makes a container ready to be started and answers its id.
+    pub async fn create_container(
+        self: &Arc<Self>,
+        sandbox_id: &str,
+        config: cri::ContainerConfig,
+    ) -> Result<String> {
+        let pod = self.pod(sandbox_id)?;
+        let live = pod.live().await?;
+        let pod_config = pod.record().config.unwrap_or_default();
+        let Some(metadata) = config.metadata.clone().filter(|metadata| !metadata.name.is_empty()) else {
+            return Err(Error::Invalid("the container has no metadata or an empty name".into()));
+        };
+        let wanted = config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
+        let image = self.image(&wanted)?;
+        let log = log_path::join(&pod_config.log_directory, &config.log_path)?;
+        let id = new_id();
+        let request = agent::CreateContainerRequest {
+            id: id.clone(),
+            oci_spec: spec::build(&config, &image.config, &pod_config)?,
+            rootfs: None,
+            user: Some(spec::user(&config, &image.config)),
+            stdin: config.stdin,
+            stdin_once: config.stdin_once,
+        };
+        let read_only = spec::read_only_root(&config);
+        let stop_signal = image.config.config().as_ref().and_then(|c| c.stop_signal().clone());
+        let record = ContainerRecord {
+            id,
+            sandbox_id: pod.id.clone(),
+            config: Some(config),
+            image_ref: image.repo_digests.first().unwrap_or(&image.id).clone(),
+            image_id: image.id,
+            created_at: now_nanos(),
+            phase: Phase::Creating.into(),
+            log_path: log,
+            stop_signal: super::stop::signal_number(stop_signal.as_deref())?,
+            ..Default::default()
+        };
+        let container = self.add_container(record, |other| {
+            other.sandbox_id == pod.id
+                && other.config.as_ref().and_then(|config| config.metadata.as_ref()) == Some(&metadata)
+        })?;
+        let _changing = container.changing.lock().await;
+        match self.create_in_guest(&live, &container, request, read_only).await {
+            Ok(()) => Ok(container.id.clone()),
+            Err(error) => {
+                self.release_image(&live, &container).await;
+                self.forget_container(&container.id)?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn create_in_guest(
+        &self,
+        live: &Live,
+        container: &Container,
+        mut request: agent::CreateContainerRequest,
+        read_only: bool,
+    ) -> Result<()> {
+        let image_id = container.record().image_id;
+        let (slot, attach) = lock(&live.slots).take(&image_id)?;
+        if attach {
+            live.vm.attach(slot, true, self.image_disk(&image_id)?).await?;
+        }
+        request.rootfs = Some(agent::RootFs { image_serial: slot_serial(slot), read_only });
+        let answer = live
+            .guest
+            .clone()
+            .create_container(guest::request(request))
+            .await
+            .map_err(|status| guest::refusal("the guest could not make the container", status))?;
+        self.update_container(container, |record| {
+            record.user = answer.into_inner().user;
+            record.phase = Phase::Created.into();
+        })
+    }
+
+    /// One user less of the container's image in its pod.
+    pub(super) async fn release_image(&self, live: &Live, container: &Container) {
+        let slot = lock(&live.slots).release(&container.record().image_id);
+        if let Some(slot) = slot
+            && let Err(e) = live.vm.detach(slot).await
+        {
+            tracing::warn!(container = container.id, slot, "cannot detach the image: {e}");
+        }
+    }
+
+    /// The image of that name or id.
+    fn image(&self, name: &str) -> Result<husk_images::Image> {
+        self.images.status(name)?.ok_or_else(|| Error::NotFound { kind: "image", id: name.into() })
+    }
+
+    /// The image's disk, its files opened.
+    fn image_disk(&self, id: &str) -> Result<Vec<DiskPiece>> {
+        let disk = self.images.disk(id)?;
+        disk.extents
+            .into_iter()
+            .map(|extent| {
+                let file = std::fs::File::open(&extent.file).map_err(|e| Error::io("open", &extent.file, e))?;
+                Ok(DiskPiece { file: file.into(), offset: extent.offset, length: extent.length })
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,109 @@
+//! Container logs in the CRI's format: `<RFC 3339 time> <stdout|stderr> <P|F> <line>`.
+
+use std::io::Write;
+
+use husk_proto::agent::OutputStream;
+
+/// A line longer than this, in bytes, is written in parts marked `P`; the last is marked `F`.
+const MAX_LINE: usize = 16 << 10;
+
+/// Turns output as it comes into log lines.
+#[derive(Debug, Default)]
+pub struct LogEncoder {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl LogEncoder {
+    /// Appends what can be written now to `out`; an unfinished line waits.
+    pub fn push(&mut self, stream: OutputStream, data: &[u8], time: &str, out: &mut Vec<u8>) {
+        let (name, pending) = self.stream(stream);
+        for piece in data.split_inclusive(|byte| *byte == b'\n') {
+            let (line, complete) = match piece.split_last() {
+                Some((b'\n', line)) => (line, true),
+                _ => (piece, false),
+            };
+            let mut rest = line;
+            while pending.len() + rest.len() > MAX_LINE {
+                let (part, tail) = rest.split_at(MAX_LINE - pending.len());
+                pending.extend_from_slice(part);
+                write_line(out, time, name, b'P', pending);
+                pending.clear();
+                rest = tail;
+            }
+            pending.extend_from_slice(rest);
+            if complete {
+                write_line(out, time, name, b'F', pending);
+                pending.clear();
+            }
+        }
+    }
+
+    /// The end of the output: unfinished lines are written as they are.
+    pub fn finish(&mut self, time: &str, out: &mut Vec<u8>) {
+        for stream in [OutputStream::Stdout, OutputStream::Stderr] {
+            let (name, pending) = self.stream(stream);
+            if !pending.is_empty() {
+                write_line(out, time, name, b'F', pending);
+                pending.clear();
+            }
+        }
+    }
+
+    fn stream(&mut self, stream: OutputStream) -> (&'static str, &mut Vec<u8>) {
+        match stream {
+            OutputStream::Stdout => ("stdout", &mut self.stdout),
+            OutputStream::Stderr => ("stderr", &mut self.stderr),
+        }
+    }
+}
+
+fn write_line(out: &mut Vec<u8>, time: &str, name: &str, tag: u8, line: &[u8]) {
+    // Writing to a Vec cannot fail.
+    let _ = write!(out, "{time} {name} {} ", tag as char);
+    out.extend_from_slice(line);
+    out.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encode(pieces: &[(OutputStream, &[u8])]) -> String {
+        let mut encoder = LogEncoder::default();
+        let mut out = Vec::new();
+        for (stream, data) in pieces {
+            encoder.push(*stream, data, "T", &mut out);
+        }
+        encoder.finish("T", &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn lines_are_joined_over_reads_and_streams_do_not_mix() {
+        let text = encode(&[
+            (OutputStream::Stdout, b"he"),
+            (OutputStream::Stderr, b"oops\n"),
+            (OutputStream::Stdout, b"llo\n\nlast"),
+        ]);
+        assert_eq!(text, "T stderr F oops\nT stdout F hello\nT stdout F \nT stdout F last\n");
+    }
+
+    #[test]
+    fn long_lines_are_parted_and_whole() {
+        let long = vec![b'x'; MAX_LINE * 2 + 5];
+        let text = encode(&[(OutputStream::Stdout, &long), (OutputStream::Stdout, b"\n")]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3);
+        assert!(lines[0].starts_with("T stdout P x") && lines[1].starts_with("T stdout P x"));
+        assert_eq!(lines[2], "T stdout F xxxxx");
+        let total: usize = lines.iter().map(|line| line.len() - "T stdout P ".len()).sum();
+        assert_eq!(total, long.len());
+    }
+
+    #[test]
+    fn a_line_of_exactly_the_limit_is_not_parted() {
+        let line = vec![b'x'; MAX_LINE];
+        assert_eq!(encode(&[(OutputStream::Stdout, &line), (OutputStream::Stdout, b"\n")]).lines().count(), 1);
+    }
+}

@@ -1,0 +1,21 @@
+//! The life of a container: one file an operation.
+
+mod create;
+mod exec;
+mod log;
+mod log_path;
+mod logger;
+mod remove;
+mod spec;
+mod start;
+mod stop;
+
+pub use exec::ExecOutcome;
+pub use logger::Logger;
+
+use husk_proto::agent;
+
+/// A container's own process, as the agent names it.
+fn process(container_id: &str) -> agent::ProcessId {
+    agent::ProcessId { container_id: container_id.into(), exec_id: String::new() }
+}

@@ -1,0 +1,36 @@
+//! RemoveContainer.
+
+use std::sync::Arc;
+
+use husk_proto::agent;
+
+use crate::error::{Error, Result};
+use crate::guest;
+use crate::node::Node;
+use crate::store::Phase;
+
+impl Node {
+    /// Removes a container, killing it if it runs. An unknown id is not an error (CRI: idempotent).
+    pub async fn remove_container(self: &Arc<Self>, id: &str) -> Result<()> {
+        let container = match self.container(id) {
+            Ok(container) => container,
+            Err(Error::NotFound { .. }) => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        self.stop_container(&container.id, 0).await?;
+        let _changing = container.changing.lock().await;
+        self.update_container(&container, |record| record.phase = Phase::Removing.into())?;
+        if let Ok(pod) = self.pod(&container.record().sandbox_id)
+            && let Ok(live) = pod.live().await
+        {
+            let request = guest::request(agent::DeleteContainerRequest { id: container.id.clone() });
+            live.guest
+                .clone()
+                .delete_container(request)
+                .await
+                .map_err(|status| guest::refusal("the guest could not delete the container", status))?;
+            self.release_image(&live, &container).await;
+        }
+        self.forget_container(&container.id)
+    }
+}

@@ -1,0 +1,309 @@
+//! The OCI runtime spec of a container, from the CRI request and the image's configuration.
+
+use husk_proto::{agent, cri};
+use oci_spec::image::ImageConfiguration;
+use oci_spec::runtime as oci;
+use serde_json::json;
+
+use crate::error::{Error, Result};
+
+/// What the guest sees as `PATH` when the image says nothing.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The capabilities of a container that asks for nothing else, as containerd's and Docker's.
+const CAPABILITIES: [&str; 14] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
+];
+
+const MASKED_PATHS: [&str; 10] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+];
+
+const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// The command line: the request's where it says something, else the image's (CRI: `command` replaces the
+/// entrypoint and, alone, drops the image's arguments).
+fn arguments(config: &cri::ContainerConfig, image: &ImageConfiguration) -> Result<Vec<String>> {
+    let image = image.config().as_ref();
+    let entrypoint = image.and_then(|c| c.entrypoint().clone()).unwrap_or_default();
+    let cmd = image.and_then(|c| c.cmd().clone()).unwrap_or_default();
+    let (command, args) = match (config.command.is_empty(), config.args.is_empty()) {
+        (true, true) => (entrypoint, cmd),
+        (true, false) => (entrypoint, config.args.clone()),
+        (false, _) => (config.command.clone(), config.args.clone()),
+    };
+    let all: Vec<String> = command.into_iter().chain(args).collect();
+    if all.is_empty() {
+        return Err(Error::Invalid("no command: neither the request nor the image names one".into()));
+    }
+    Ok(all)
+}
+
+/// The environment: the image's, then the request's, a later value replacing an earlier one.
+fn environment(config: &cri::ContainerConfig, image: &ImageConfiguration, hostname: &str) -> Vec<String> {
+    let mut env = vec![DEFAULT_PATH.to_owned()];
+    if !hostname.is_empty() {
+        set(&mut env, "HOSTNAME", hostname);
+    }
+    if config.tty {
+        set(&mut env, "TERM", "xterm");
+    }
+    for line in image.config().as_ref().and_then(|c| c.env().clone()).unwrap_or_default() {
+        if let Some((name, value)) = line.split_once('=') {
+            set(&mut env, name, value);
+        }
+    }
+    for pair in &config.envs {
+        set(&mut env, &pair.key, &pair.value);
+    }
+    env
+}
+
+fn set(env: &mut Vec<String>, name: &str, value: &str) {
+    let line = format!("{name}={value}");
+    match env.iter_mut().find(|old| old.split_once('=').is_some_and(|(n, _)| n == name)) {
+        Some(old) => *old = line,
+        None => env.push(line),
+    }
+}
+
+/// Capabilities after the request's additions and removals.
+fn capabilities(security: &cri::LinuxContainerSecurityContext) -> Vec<String> {
+    let full = |name: &String| {
+        let name = name.to_uppercase();
+        if name.starts_with("CAP_") { name } else { format!("CAP_{name}") }
+    };
+    let all = || all_capabilities().iter().map(|name| format!("CAP_{name}")).collect::<Vec<_>>();
+    if security.privileged {
+        return all();
+    }
+    let asked = security.capabilities.clone().unwrap_or_default();
+    let added: Vec<String> = asked.add_capabilities.iter().map(full).collect();
+    let dropped: Vec<String> = asked.drop_capabilities.iter().map(full).collect();
+    let mut set: Vec<String> = if added.iter().any(|c| c == "CAP_ALL") {
+        all()
+    } else if dropped.iter().any(|c| c == "CAP_ALL") {
+        Vec::new()
+    } else {
+        CAPABILITIES.iter().map(|c| (*c).to_owned()).collect()
+    };
+    set.extend(added.into_iter().filter(|c| c != "CAP_ALL"));
+    set.retain(|c| !dropped.contains(c));
+    set.sort();
+    set.dedup();
+    set
+}
+
+/// Every capability of Linux 6.12 (capability.h).
+fn all_capabilities() -> Vec<&'static str> {
+    "AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE \
+     DAC_READ_SEARCH FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE \
+     MKNOD NET_ADMIN NET_BIND_SERVICE NET_BROADCAST NET_RAW PERFMON SETGID SETFCAP SETPCAP SETUID SYS_ADMIN \
+     SYS_BOOT SYS_CHROOT SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME \
+     SYS_TTY_CONFIG SYSLOG WAKE_ALARM"
+        .split_whitespace()
+        .collect()
+}
+
+/// The user as the agent shall resolve it.
+pub fn user(config: &cri::ContainerConfig, image: &ImageConfiguration) -> agent::User {
+    let security = security(config);
+    let name = match (&security.run_as_user, security.run_as_username.as_str()) {
+        (Some(uid), _) => uid.value.to_string(),
+        (None, "") => image.config().as_ref().and_then(|c| c.user().clone()).unwrap_or_default(),
+        (None, name) => name.to_owned(),
+    };
+    agent::User {
+        name,
+        gid: security.run_as_group.map(|gid| gid.value as u32),
+        supplemental_groups: security.supplemental_groups.iter().map(|gid| *gid as u32).collect(),
+        strict_groups: security.supplemental_groups_policy() == cri::SupplementalGroupsPolicy::Strict,
+    }
+}
+
+fn security(config: &cri::ContainerConfig) -> cri::LinuxContainerSecurityContext {
+    config.linux.as_ref().and_then(|linux| linux.security_context.clone()).unwrap_or_default()
+}
+
+/// Is the root without a writable layer?
+pub fn read_only_root(config: &cri::ContainerConfig) -> bool {
+    security(config).readonly_rootfs
+}
+
+/// The spec, as JSON, after a check that the OCI's own types accept it.
+pub fn build(config: &cri::ContainerConfig, image: &ImageConfiguration, pod: &cri::PodSandboxConfig) -> Result<Vec<u8>> {
+    if !config.mounts.is_empty() {
+        let first = &config.mounts[0].container_path;
+        return Err(Error::Unsupported(format!("volumes are not served yet; the request mounts {first:?}")));
+    }
+    let security = security(config);
+    let privileged = security.privileged;
+    let resources = config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
+    let image_cwd = image.config().as_ref().and_then(|c| c.working_dir().clone()).unwrap_or_default();
+    let cwd = [config.working_dir.as_str(), image_cwd.as_str(), "/"].into_iter().find(|s| !s.is_empty());
+    let caps = capabilities(&security);
+    let paths = |asked: &[String], default: &[&str]| -> Vec<String> {
+        match (privileged, asked.is_empty()) {
+            (true, _) => Vec::new(),
+            (false, false) => asked.to_vec(),
+            (false, true) => default.iter().map(|path| (*path).to_owned()).collect(),
+        }
+    };
+    let sys_option = if privileged { "rw" } else { "ro" };
+    let mut mounts = vec![
+        json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]}),
+        json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+               "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
+        json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+               "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]}),
+        json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+               "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]}),
+        json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
+               "options": ["nosuid", "noexec", "nodev"]}),
+        json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
+               "options": ["nosuid", "noexec", "nodev", sys_option]}),
+        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+               "options": ["nosuid", "noexec", "nodev", "relatime", sys_option]}),
+    ];
+    let mut bind = |source: &str, destination: &str| {
+        mounts.push(json!({"destination": destination, "type": "bind", "source": source,
+                           "options": ["bind", "rw"]}));
+    };
+    bind("husk:hostname", "/etc/hostname");
+    bind("husk:hosts", "/etc/hosts");
+    if pod.dns_config.is_some() {
+        bind("husk:resolv.conf", "/etc/resolv.conf");
+    }
+    let mut linux_resources = json!({"devices": [{"allow": false, "access": "rwm"}]});
+    if resources.memory_limit_in_bytes > 0 {
+        linux_resources["memory"] = json!({"limit": resources.memory_limit_in_bytes});
+    }
+    let mut cpu = serde_json::Map::new();
+    if resources.cpu_shares > 0 {
+        cpu.insert("shares".into(), json!(resources.cpu_shares));
+    }
+    if resources.cpu_quota > 0 {
+        cpu.insert("quota".into(), json!(resources.cpu_quota));
+    }
+    if resources.cpu_period > 0 {
+        cpu.insert("period".into(), json!(resources.cpu_period));
+    }
+    if !cpu.is_empty() {
+        linux_resources["cpu"] = cpu.into();
+    }
+    let spec = json!({
+        "ociVersion": "1.1.0",
+        "process": {
+            "terminal": config.tty,
+            "user": {"uid": 0, "gid": 0},
+            "args": arguments(config, image)?,
+            "env": environment(config, image, &pod.hostname),
+            "cwd": cwd,
+            "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
+            "noNewPrivileges": security.no_new_privs,
+        },
+        "root": {"path": "rootfs", "readonly": security.readonly_rootfs},
+        "mounts": mounts,
+        "linux": {
+            "resources": linux_resources,
+            "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "cgroup"}],
+            "maskedPaths": paths(&security.masked_paths, &MASKED_PATHS),
+            "readonlyPaths": paths(&security.readonly_paths, &READONLY_PATHS),
+        },
+    });
+    let checked: oci::Spec = serde_json::from_value(spec)
+        .map_err(|e| Error::Invalid(format!("the request does not make a valid OCI spec: {e}")))?;
+    serde_json::to_vec(&checked).map_err(|e| Error::Internal(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(json: &str) -> ImageConfiguration {
+        let text = format!(
+            r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":[]}},"config":{json}}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn strings(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn command_and_args_follow_the_cri() {
+        let image = image(r#"{"Entrypoint":["/e"],"Cmd":["c"]}"#);
+        let args = |command: &[&str], args: &[&str]| {
+            let config =
+                cri::ContainerConfig { command: strings(command), args: strings(args), ..Default::default() };
+            arguments(&config, &image).unwrap()
+        };
+        assert_eq!(args(&[], &[]), ["/e", "c"]);
+        assert_eq!(args(&[], &["x"]), ["/e", "x"]);
+        assert_eq!(args(&["/r"], &[]), ["/r"]);
+        assert_eq!(args(&["/r"], &["x"]), ["/r", "x"]);
+    }
+
+    #[test]
+    fn an_image_without_a_command_is_refused() {
+        assert!(arguments(&Default::default(), &image("{}")).is_err());
+    }
+
+    #[test]
+    fn the_request_overrides_the_images_environment() {
+        let image = image(r#"{"Env":["A=1","B=2","PATH=/x"]}"#);
+        let config = cri::ContainerConfig {
+            envs: vec![cri::KeyValue { key: "A".into(), value: "9".into() }],
+            ..Default::default()
+        };
+        assert_eq!(environment(&config, &image, "h"), ["PATH=/x", "HOSTNAME=h", "A=9", "B=2"]);
+    }
+
+    #[test]
+    fn capabilities_are_added_and_dropped() {
+        let caps = |add: &[&str], drop: &[&str]| {
+            capabilities(&cri::LinuxContainerSecurityContext {
+                capabilities: Some(cri::Capability {
+                    add_capabilities: strings(add),
+                    drop_capabilities: strings(drop),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            })
+        };
+        assert_eq!(caps(&["NET_ADMIN"], &["ALL"]), ["CAP_NET_ADMIN"]);
+        assert!(!caps(&[], &["CHOWN"]).contains(&"CAP_CHOWN".to_owned()));
+        assert_eq!(caps(&["ALL"], &[]).len(), 41);
+    }
+
+    #[test]
+    fn the_spec_is_valid_and_whole() {
+        let image = image(r#"{"Cmd":["sh"],"WorkingDir":"/w"}"#);
+        let json = build(&Default::default(), &image, &Default::default()).unwrap();
+        let spec: oci::Spec = serde_json::from_slice(&json).unwrap();
+        assert_eq!(spec.process().as_ref().unwrap().cwd().to_str(), Some("/w"));
+    }
+}

@@ -1,0 +1,101 @@
+//! StartContainer, and how its end is recorded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use husk_proto::agent;
+
+use super::{Logger, process};
+use crate::error::{Error, Result};
+use crate::guest::{self, Guest};
+use crate::node::{Container, Node, lock, now_nanos};
+use crate::store::Phase;
+
+/// How long the last of the output may take after the process has exited.
+const DRAIN: Duration = Duration::from_secs(10);
+
+impl Node {
+    /// Runs a created container's process.
+    pub async fn start_container(self: &Arc<Self>, id: &str) -> Result<()> {
+        let container = self.container(id)?;
+        let _changing = container.changing.lock().await;
+        let record = container.record();
+        if record.phase() != Phase::Created {
+            return Err(Error::State(format!(
+                "container {} is {:?}; only a created one can be started",
+                container.id,
+                record.phase()
+            )));
+        }
+        let live = self.pod(&record.sandbox_id)?.live().await?;
+        let mut agent = live.guest.clone();
+        let request = guest::request(agent::StartContainerRequest { id: container.id.clone() });
+        if let Err(status) = agent.start_container(request).await {
+            let error = guest::refusal("the container could not be started", status);
+            self.record_exit(&container, 128, "StartError", &error.to_string())?;
+            return Err(error);
+        }
+        self.update_container(&container, |record| {
+            record.started_at = now_nanos();
+            record.phase = Phase::Running.into();
+        })?;
+        self.follow(&container, agent).await
+    }
+
+    /// Writes the log and waits for the end of a running container.
+    pub async fn follow(self: &Arc<Self>, container: &Arc<Container>, mut agent: Guest) -> Result<()> {
+        let (logger, logged) = Logger::start(self, container, agent.clone()).await?;
+        *lock(&container.logger) = Some(logger);
+        let (node, container) = (self.clone(), container.clone());
+        tokio::spawn(async move {
+            let request = agent::WaitRequest { process: Some(process(&container.id)) };
+            let waited = agent.wait(tonic::Request::new(request)).await;
+            let exit = waited.ok().and_then(|answer| answer.into_inner().exit);
+            if tokio::time::timeout(DRAIN, logged).await.is_err() {
+                tracing::warn!(container = container.id, "the output did not end with the process");
+            }
+            lock(&container.logger).take();
+            let recorded = match exit {
+                // The pod's end is seen and recorded by who watches the VM; this is the agent's alone.
+                None if node.pod_is_live(&container).await => {
+                    node.record_exit(&container, 255, "Error", "the guest's agent lost the process")
+                }
+                None => Ok(()),
+                Some(exit) => {
+                    let code = exit.code.clamp(0, 255);
+                    let reason = match (exit.oom_killed, code) {
+                        (true, _) => "OOMKilled",
+                        (false, 0) => "Completed",
+                        (false, _) => "Error",
+                    };
+                    node.record_exit(&container, code, reason, "")
+                }
+            };
+            if let Err(e) = recorded {
+                tracing::error!(container = container.id, "cannot record the exit: {e}");
+            }
+        });
+        Ok(())
+    }
+
+    /// Marks a container exited, once.
+    pub fn record_exit(&self, container: &Container, code: i32, reason: &str, message: &str) -> Result<()> {
+        self.update_container(container, |record| {
+            if record.phase() >= Phase::Stopped {
+                return;
+            }
+            record.phase = Phase::Stopped.into();
+            record.finished_at = now_nanos();
+            record.exit_code = code;
+            record.reason = reason.into();
+            record.message = message.into();
+        })
+    }
+
+    async fn pod_is_live(&self, container: &Container) -> bool {
+        match self.pod(&container.record().sandbox_id) {
+            Ok(pod) => pod.live().await.is_ok_and(|live| !live.vm.process.is_gone()),
+            Err(_) => false,
+        }
+    }
+}

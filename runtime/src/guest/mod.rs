@@ -1,0 +1,85 @@
+//! The agent's client: gRPC through the VMM's vsock socket.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use husk_proto::agent::agent_client::AgentClient;
+use husk_proto::{AGENT_MAX_MESSAGE, AGENT_PORT};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::error::{Error, Result};
+
+/// A connection to one guest's agent. Cheap to clone; calls run side by side.
+pub type Guest = AgentClient<Channel>;
+
+/// How long an agent may take for a call that does not wait for a process.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Connects to the agent of the guest whose vsock is served on `socket`.
+pub async fn connect(socket: &Path) -> Result<Guest> {
+    let socket: PathBuf = socket.to_owned();
+    let channel = Endpoint::from_static("http://agent.husk")
+        .connect_timeout(Duration::from_secs(10))
+        .connect_with_connector(tower::service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async move { vsock_connect(&socket, AGENT_PORT).await.map(TokioIo::new) }
+        }))
+        .await
+        .map_err(|e| Error::Unavailable(format!("cannot reach the guest's agent: {}", chain(&e))))?;
+    Ok(AgentClient::new(channel)
+        .max_decoding_message_size(AGENT_MAX_MESSAGE)
+        .max_encoding_message_size(AGENT_MAX_MESSAGE))
+}
+
+/// A request with the usual deadline.
+pub fn request<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(CALL_TIMEOUT);
+    request
+}
+
+/// What an agent's refusal means to husk's caller. Its text comes from the guest and is cut.
+pub fn refusal(what: &str, status: tonic::Status) -> Error {
+    let mut text: String = status.message().chars().take(1024).collect();
+    text = format!("{what}: {text}");
+    match status.code() {
+        tonic::Code::InvalidArgument => Error::Invalid(text),
+        tonic::Code::NotFound | tonic::Code::FailedPrecondition | tonic::Code::AlreadyExists => Error::State(text),
+        tonic::Code::ResourceExhausted => Error::Exhausted(text),
+        tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => Error::Deadline(text),
+        tonic::Code::Unavailable => Error::Unavailable(text),
+        tonic::Code::Unimplemented => Error::Unsupported(text),
+        _ => Error::Internal(text),
+    }
+}
+
+/// The VMM's `CONNECT port` handshake.
+async fn vsock_connect(socket: &Path, port: u32) -> std::io::Result<UnixStream> {
+    let mut stream = UnixStream::connect(socket).await?;
+    stream.write_all(format!("CONNECT {port}\n").as_bytes()).await?;
+    // Byte by byte: what follows the line belongs to the agent's protocol.
+    let mut line = Vec::with_capacity(32);
+    while line.last() != Some(&b'\n') {
+        if line.len() > 32 {
+            return Err(std::io::Error::other("the VMM's answer to CONNECT is too long"));
+        }
+        line.push(stream.read_u8().await?);
+    }
+    if !line.starts_with(b"OK ") {
+        return Err(std::io::Error::other("the VMM refused CONNECT"));
+    }
+    Ok(stream)
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,250 @@
+//! What the whole daemon shares: its parts, and its pods and containers by id.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use husk_images::ImageStore;
+use tokio::sync::{RwLock, watch};
+
+use crate::config::Config;
+use crate::container::Logger;
+use crate::error::{Error, Result};
+use crate::guest::Guest;
+use crate::network::PodNetwork;
+use crate::store::{ContainerRecord, Phase, SandboxRecord, Store};
+use crate::vm::{ScratchTemplate, Slots, Vm};
+
+/// The node's runtime.
+pub struct Node {
+    /// As configured.
+    pub config: Config,
+    /// Records.
+    pub store: Store,
+    /// Images.
+    pub images: ImageStore,
+    /// CNI; None: pods have no network (`husk run --network none`).
+    pub network: Option<PodNetwork>,
+    /// The empty scratch disk.
+    pub scratch: ScratchTemplate,
+    pods: Mutex<HashMap<String, Arc<Pod>>>,
+    containers: Mutex<HashMap<String, Arc<Container>>>,
+}
+
+/// One pod.
+pub struct Pod {
+    /// Its id.
+    pub id: String,
+    record: Mutex<SandboxRecord>,
+    /// Held through an operation that changes the pod; a read needs only the record.
+    pub changing: tokio::sync::Mutex<()>,
+    /// The VM, while there is one.
+    pub live: RwLock<Option<Live>>,
+}
+
+/// What a ready pod has.
+#[derive(Clone)]
+pub struct Live {
+    /// Its VM.
+    pub vm: Arc<Vm>,
+    /// Its agent.
+    pub guest: Guest,
+    /// Its block slots.
+    pub slots: Arc<Mutex<Slots>>,
+}
+
+/// One container.
+pub struct Container {
+    /// Its id.
+    pub id: String,
+    record: Mutex<ContainerRecord>,
+    /// Held through an operation that changes the container.
+    pub changing: tokio::sync::Mutex<()>,
+    /// Its log's writer, while it has output.
+    pub logger: Mutex<Option<Logger>>,
+    exited: watch::Sender<bool>,
+}
+
+impl Node {
+    /// Puts the parts together.
+    pub fn new(
+        config: Config,
+        store: Store,
+        images: ImageStore,
+        network: Option<PodNetwork>,
+        scratch: ScratchTemplate,
+    ) -> Arc<Node> {
+        let (pods, containers) = (Mutex::default(), Mutex::default());
+        Arc::new(Node { config, store, images, network, scratch, pods, containers })
+    }
+
+    /// Where a pod's sockets, configuration and console are.
+    pub fn pod_dir(&self, id: &str) -> PathBuf {
+        self.config.run.join("pods").join(id)
+    }
+
+    /// A pod's scratch disk.
+    pub fn scratch_path(&self, id: &str) -> PathBuf {
+        self.config.root.join("scratch").join(id)
+    }
+
+    /// All pods.
+    pub fn pods(&self) -> Vec<Arc<Pod>> {
+        lock(&self.pods).values().cloned().collect()
+    }
+
+    /// All containers.
+    pub fn containers(&self) -> Vec<Arc<Container>> {
+        lock(&self.containers).values().cloned().collect()
+    }
+
+    /// The pod with this id or the only one whose id begins so.
+    pub fn pod(&self, id: &str) -> Result<Arc<Pod>> {
+        find(&lock(&self.pods), id).ok_or_else(|| Error::no_sandbox(id))
+    }
+
+    /// The container with this id or the only one whose id begins so.
+    pub fn container(&self, id: &str) -> Result<Arc<Container>> {
+        find(&lock(&self.containers), id).ok_or_else(|| Error::no_container(id))
+    }
+
+    /// The containers of a pod.
+    pub fn containers_of(&self, sandbox_id: &str) -> Vec<Arc<Container>> {
+        self.containers().into_iter().filter(|c| c.record().sandbox_id == sandbox_id).collect()
+    }
+
+    /// Adds a pod unless `taken` says that another has its name; both under one lock.
+    pub fn add_pod(&self, record: SandboxRecord, taken: impl Fn(&SandboxRecord) -> bool) -> Result<Arc<Pod>> {
+        let mut pods = lock(&self.pods);
+        if let Some(other) = pods.values().find(|pod| taken(&pod.record())) {
+            return Err(Error::Exists(format!("a sandbox of the same name, {}, is there already", other.id)));
+        }
+        self.store.put_sandbox(&record)?;
+        let pod = Arc::new(Pod {
+            id: record.id.clone(),
+            record: Mutex::new(record),
+            changing: tokio::sync::Mutex::new(()),
+            live: RwLock::new(None),
+        });
+        pods.insert(pod.id.clone(), pod.clone());
+        Ok(pod)
+    }
+
+    /// Adds a container unless `taken` says that another has its name; both under one lock.
+    pub fn add_container(
+        &self,
+        record: ContainerRecord,
+        taken: impl Fn(&ContainerRecord) -> bool,
+    ) -> Result<Arc<Container>> {
+        let mut containers = lock(&self.containers);
+        if let Some(other) = containers.values().find(|c| taken(&c.record())) {
+            return Err(Error::Exists(format!("a container of the same name, {}, is there already", other.id)));
+        }
+        self.store.put_container(&record)?;
+        let container = Arc::new(Container {
+            id: record.id.clone(),
+            exited: watch::Sender::new(record.phase() >= Phase::Stopped),
+            record: Mutex::new(record),
+            changing: tokio::sync::Mutex::new(()),
+            logger: Mutex::new(None),
+        });
+        containers.insert(container.id.clone(), container.clone());
+        Ok(container)
+    }
+
+    /// Forgets a pod.
+    pub fn forget_pod(&self, id: &str) -> Result<()> {
+        self.store.delete_sandbox(id)?;
+        lock(&self.pods).remove(id);
+        Ok(())
+    }
+
+    /// Forgets a container.
+    pub fn forget_container(&self, id: &str) -> Result<()> {
+        self.store.delete_container(id)?;
+        lock(&self.containers).remove(id);
+        Ok(())
+    }
+
+    /// Changes a pod's record, on disk first.
+    pub fn update_pod(&self, pod: &Pod, change: impl FnOnce(&mut SandboxRecord)) -> Result<()> {
+        let mut record = lock(&pod.record);
+        let mut changed = record.clone();
+        change(&mut changed);
+        self.store.put_sandbox(&changed)?;
+        *record = changed;
+        Ok(())
+    }
+
+    /// Changes a container's record, on disk first.
+    pub fn update_container(&self, container: &Container, change: impl FnOnce(&mut ContainerRecord)) -> Result<()> {
+        let mut record = lock(&container.record);
+        let mut changed = record.clone();
+        change(&mut changed);
+        self.store.put_container(&changed)?;
+        let stopped = changed.phase() >= Phase::Stopped;
+        *record = changed;
+        drop(record);
+        if stopped {
+            container.exited.send_replace(true);
+        }
+        Ok(())
+    }
+}
+
+impl Pod {
+    /// A copy of its record.
+    pub fn record(&self) -> SandboxRecord {
+        lock(&self.record).clone()
+    }
+
+    /// The VM and its agent; an error when the pod is not ready.
+    pub async fn live(&self) -> Result<Live> {
+        match (&*self.live.read().await, self.record().phase()) {
+            (Some(live), Phase::Running) => Ok(live.clone()),
+            _ => Err(Error::State(format!("sandbox {} is not ready", self.id))),
+        }
+    }
+}
+
+impl Container {
+    /// A copy of its record.
+    pub fn record(&self) -> ContainerRecord {
+        lock(&self.record).clone()
+    }
+
+    /// Returns when the container is known to have exited.
+    pub async fn exited(&self) {
+        let mut exited = self.exited.subscribe();
+        let _ = exited.wait_for(|exited| *exited).await;
+    }
+}
+
+/// A lock whose holder panicked still guards sound data: records are replaced whole.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn find<T>(map: &HashMap<String, Arc<T>>, id: &str) -> Option<Arc<T>> {
+    if let Some(found) = map.get(id) {
+        return Some(found.clone());
+    }
+    if id.is_empty() {
+        return None;
+    }
+    let mut matches = map.iter().filter(|(key, _)| key.starts_with(id));
+    match (matches.next(), matches.next()) {
+        (Some((_, found)), None) => Some(found.clone()),
+        _ => None,
+    }
+}
+
+/// A new id: 64 hexadecimal digits, as other runtimes'.
+pub fn new_id() -> String {
+    format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple())
+}
+
+/// Now, nanoseconds since the Unix epoch.
+pub fn now_nanos() -> i64 {
+    jiff::Timestamp::now().as_nanosecond() as i64
+}

@@ -1,0 +1,297 @@
+//! RunPodSandbox.
+
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use husk_proto::{agent, cri};
+use husk_vmm::config::slot_serial;
+
+use super::tear_down;
+use crate::error::{Error, Result};
+use crate::guest;
+use crate::network::PodNetworkRequest;
+use crate::node::{Live, Node, Pod, new_id, now_nanos};
+use crate::store::{Phase, SandboxRecord};
+use crate::vm::{DiskPiece, SCRATCH_SLOT, Slots, Vm, VmSpec};
+
+impl Node {
+    /// Boots a pod and answers its id.
+    pub async fn run_sandbox(self: &Arc<Self>, config: cri::PodSandboxConfig, handler: String) -> Result<String> {
+        validate(&config, &handler)?;
+        let metadata = config.metadata.clone();
+        let record = SandboxRecord {
+            id: new_id(),
+            config: Some(config),
+            runtime_handler: handler,
+            created_at: now_nanos(),
+            phase: Phase::Creating.into(),
+            ..Default::default()
+        };
+        let pod = self.add_pod(record, |other| {
+            other.config.as_ref().is_some_and(|config| config.metadata == metadata)
+        })?;
+        let _changing = pod.changing.lock().await;
+        match self.boot(&pod).await {
+            Ok(()) => Ok(pod.id.clone()),
+            Err(error) => {
+                if let Err(e) = tear_down(self, &pod).await {
+                    tracing::error!(sandbox = pod.id, "after a failed start: {e}");
+                }
+                self.forget_pod(&pod.id)?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn boot(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
+        let begun = Instant::now();
+        let config = pod.record().config.unwrap_or_default();
+        let metadata = config.metadata.clone().unwrap_or_default();
+        let dir = self.pod_dir(&pod.id);
+        std::fs::create_dir_all(&dir).map_err(|e| Error::io("make", &dir, e))?;
+        let scratch = self.scratch.instantiate(&self.scratch_path(&pod.id))?;
+
+        let mut nets = Vec::new();
+        let mut configure = agent::ConfigureSandboxRequest {
+            hostname: if config.hostname.is_empty() { short_name(&pod.id) } else { config.hostname.clone() },
+            resolv_conf: config.dns_config.as_ref().map(resolv_conf).unwrap_or_default(),
+            sysctls: config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default(),
+            scratch_serial: slot_serial(SCRATCH_SLOT),
+            ..Default::default()
+        };
+        let mut ips = Vec::new();
+        if let Some(network) = &self.network {
+            let setup = network.setup(&network_request(&pod.id, &metadata, &config)).await?;
+            ips = setup.ips.iter().map(ToString::to_string).collect();
+            for interface in setup.interfaces {
+                configure.interfaces.push(agent::Interface {
+                    name: interface.name,
+                    mac: interface.mac.clone(),
+                    mtu: u32::from(interface.mtu),
+                    addresses: interface.addresses,
+                });
+                nets.push((interface.tap, interface.mac, interface.mtu));
+            }
+            configure.routes = setup
+                .routes
+                .into_iter()
+                .map(|route| agent::Route {
+                    destination: route.destination,
+                    gateway: route.gateway,
+                    interface: route.interface,
+                })
+                .collect();
+        }
+        let networked = begun.elapsed();
+
+        let defaults = &self.config.vm;
+        let (vcpus, memory_mib) = size(&config, defaults);
+        let spec = VmSpec { id: &pod.id, dir: &dir, vcpus, memory_mib, nets };
+        let vm = Arc::new(Vm::boot(defaults, spec).await?);
+        self.update_pod(pod, |record| {
+            record.vmm_pid = vm.process.pid;
+            record.vmm_started = vm.process.started;
+            record.ips = ips;
+        })?;
+        let booted = begun.elapsed();
+
+        vm.attach(SCRATCH_SLOT, false, vec![DiskPiece { file: scratch.into(), offset: 0, length: self.scratch.size() }])
+            .await?;
+        let mut guest = guest::connect(&vm.vsock()).await?;
+        let mut entropy = Vec::with_capacity(64);
+        (0..4).for_each(|_| entropy.extend_from_slice(uuid::Uuid::new_v4().as_bytes()));
+        configure.entropy = entropy;
+        configure.time_nanos = now_nanos();
+        guest
+            .configure_sandbox(guest::request(configure))
+            .await
+            .map_err(|status| guest::refusal("the guest could not be configured", status))?;
+
+        let slots = Arc::new(Mutex::new(Slots::new(defaults.block_slots)));
+        *pod.live.write().await = Some(Live { vm: vm.clone(), guest, slots });
+        self.update_pod(pod, |record| record.phase = Phase::Running.into())?;
+        self.watch(pod.clone(), vm);
+        let ms = |d: std::time::Duration| d.as_millis() as u64;
+        tracing::info!(
+            sandbox = pod.id,
+            pod = metadata.name,
+            network_ms = ms(networked),
+            boot_ms = ms(booted - networked),
+            configure_ms = ms(begun.elapsed() - booted),
+            "pod is ready"
+        );
+        Ok(())
+    }
+
+    /// Sees the VM's end and says why the pod is not ready any more.
+    fn watch(self: &Arc<Self>, pod: Arc<Pod>, vm: Arc<Vm>) {
+        let node = self.clone();
+        tokio::spawn(async move {
+            vm.process.gone().await;
+            if pod.record().phase() != Phase::Running {
+                return;
+            }
+            tracing::warn!(sandbox = pod.id, "the pod's VM ended by itself");
+            for container in node.containers_of(&pod.id) {
+                if container.record().phase() == Phase::Running {
+                    let _ = node.record_exit(&container, 255, "Error", "the pod's VM ended");
+                }
+            }
+            *pod.live.write().await = None;
+            let _ = node.update_pod(&pod, |record| {
+                if record.phase() == Phase::Running {
+                    record.phase = Phase::Stopped.into();
+                    record.message = "the pod's VM ended by itself".into();
+                }
+            });
+        });
+    }
+}
+
+/// vCPUs and MiB: the pod's own limits, else the defaults.
+fn size(config: &cri::PodSandboxConfig, defaults: &crate::config::VmDefaults) -> (u8, u32) {
+    let resources = config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
+    let vcpus = match (resources.cpu_quota, resources.cpu_period) {
+        (quota, period) if quota > 0 && period > 0 => (quota as u64).div_ceil(period as u64).clamp(1, 32) as u8,
+        _ => defaults.vcpus,
+    };
+    let asked = (resources.memory_limit_in_bytes.max(0) as u64).div_ceil(1 << 20);
+    let memory = match asked {
+        0 => defaults.memory_mib,
+        mib => u32::try_from(mib).unwrap_or(u32::MAX / 2).saturating_add(defaults.memory_overhead_mib).max(64),
+    };
+    (vcpus, memory)
+}
+
+fn validate(config: &cri::PodSandboxConfig, handler: &str) -> Result<()> {
+    let Some(metadata) = &config.metadata else {
+        return Err(Error::Invalid("the sandbox has no metadata; name, namespace and uid are needed".into()));
+    };
+    if metadata.name.is_empty() || metadata.namespace.is_empty() || metadata.uid.is_empty() {
+        return Err(Error::Invalid("the sandbox's name, namespace and uid must not be empty".into()));
+    }
+    if !handler.is_empty() && handler != "husk" {
+        return Err(Error::Invalid(format!("runtime handler {handler:?} is not known; use \"husk\" or none")));
+    }
+    if config.hostname.len() > 64 {
+        return Err(Error::Invalid(format!("hostname {:?} is longer than 64 bytes", config.hostname)));
+    }
+    let security = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    if let Some(options) = security.and_then(|security| security.namespace_options.as_ref()) {
+        let node = cri::NamespaceMode::Node;
+        for (name, mode) in [("network", options.network()), ("PID", options.pid()), ("IPC", options.ipc())] {
+            if mode == node {
+                return Err(Error::Invalid(format!(
+                    "the pod asks for the host's {name} namespace, but it has a kernel of its own; run it with a \
+                     RuntimeClass whose handler shares the host's kernel"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn network_request(
+    id: &str,
+    metadata: &cri::PodSandboxMetadata,
+    config: &cri::PodSandboxConfig,
+) -> PodNetworkRequest {
+    PodNetworkRequest {
+        sandbox_id: id.into(),
+        name: metadata.name.clone(),
+        namespace: metadata.namespace.clone(),
+        uid: metadata.uid.clone(),
+        port_mappings: config
+            .port_mappings
+            .iter()
+            .filter(|mapping| mapping.host_port > 0)
+            .map(|mapping| crate::network::PortMapping {
+                host_port: mapping.host_port as u16,
+                container_port: mapping.container_port as u16,
+                protocol: mapping.protocol().as_str_name().to_lowercase(),
+                host_ip: mapping.host_ip.clone(),
+            })
+            .collect(),
+    }
+}
+
+fn short_name(id: &str) -> String {
+    id.chars().take(12).collect()
+}
+
+/// resolv.conf(5) as the pod's DNS configuration says.
+fn resolv_conf(dns: &cri::DnsConfig) -> String {
+    let mut text = String::new();
+    if !dns.searches.is_empty() {
+        text.push_str(&format!("search {}\n", dns.searches.join(" ")));
+    }
+    for server in &dns.servers {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    if !dns.options.is_empty() {
+        text.push_str(&format!("options {}\n", dns.options.join(" ")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> cri::PodSandboxConfig {
+        cri::PodSandboxConfig {
+            metadata: Some(cri::PodSandboxMetadata {
+                name: "n".into(),
+                namespace: "ns".into(),
+                uid: "u".into(),
+                attempt: 0,
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_request_for_the_hosts_namespaces_is_refused_with_the_reason() {
+        let mut config = config();
+        validate(&config, "husk").unwrap();
+        assert!(validate(&config, "runc").unwrap_err().to_string().contains("runc"));
+        config.linux = Some(cri::LinuxPodSandboxConfig {
+            security_context: Some(cri::LinuxSandboxSecurityContext {
+                namespace_options: Some(cri::NamespaceOption {
+                    network: cri::NamespaceMode::Node.into(),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        });
+        assert!(validate(&config, "").unwrap_err().to_string().contains("network"));
+    }
+
+    #[test]
+    fn the_vm_is_as_large_as_the_pods_limits() {
+        let defaults = crate::config::VmDefaults::default();
+        let mut config = config();
+        assert_eq!(size(&config, &defaults), (defaults.vcpus, defaults.memory_mib));
+        config.linux = Some(cri::LinuxPodSandboxConfig {
+            resources: Some(cri::LinuxContainerResources {
+                cpu_quota: 150_000,
+                cpu_period: 100_000,
+                memory_limit_in_bytes: 100 << 20,
+                ..Default::default()
+            }),
+            ..Default::default()
+        });
+        assert_eq!(size(&config, &defaults), (2, 100 + defaults.memory_overhead_mib));
+    }
+
+    #[test]
+    fn resolv_conf_holds_all_three_kinds() {
+        let dns = cri::DnsConfig {
+            servers: vec!["10.0.0.1".into()],
+            searches: vec!["a.b".into(), "c".into()],
+            options: vec!["ndots:5".into()],
+        };
+        assert_eq!(resolv_conf(&dns), "search a.b c\nnameserver 10.0.0.1\noptions ndots:5\n");
+    }
+}

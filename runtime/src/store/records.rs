@@ -1,0 +1,105 @@
+//! What is written down of each pod and container.
+
+use husk_proto::cri;
+
+/// Where a pod or container is in its life. Written before the step that it names begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum Phase {
+    /// Being made; found after a restart, it is undone.
+    Creating = 0,
+    /// A container that has not been started.
+    Created = 1,
+    /// A ready pod, a running container.
+    Running = 2,
+    /// A pod whose VM is gone, a container whose process has exited.
+    Stopped = 3,
+    /// Being removed; found after a restart, it is finished.
+    Removing = 4,
+}
+
+
+/// A pod.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SandboxRecord {
+    /// 64 hexadecimal digits.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// As kubelet sent it.
+    #[prost(message, optional, tag = "2")]
+    pub config: Option<cri::PodSandboxConfig>,
+    /// RuntimeClass handler.
+    #[prost(string, tag = "3")]
+    pub runtime_handler: String,
+    /// Nanoseconds since the Unix epoch.
+    #[prost(int64, tag = "4")]
+    pub created_at: i64,
+    /// Where it is in its life.
+    #[prost(enumeration = "Phase", tag = "5")]
+    pub phase: i32,
+    /// The first is the pod's primary address.
+    #[prost(string, repeated, tag = "6")]
+    pub ips: Vec<String>,
+    /// Of `husk-vmm`; with `vmm_started` it names one process for good.
+    #[prost(int32, tag = "7")]
+    pub vmm_pid: i32,
+    /// Start time of that process, clock ticks since boot (field 22 of /proc/PID/stat).
+    #[prost(uint64, tag = "8")]
+    pub vmm_started: u64,
+    /// Why the pod is not ready, for a person.
+    #[prost(string, tag = "9")]
+    pub message: String,
+}
+
+/// A container.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ContainerRecord {
+    /// 64 hexadecimal digits.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// Its pod.
+    #[prost(string, tag = "2")]
+    pub sandbox_id: String,
+    /// As kubelet sent it.
+    #[prost(message, optional, tag = "3")]
+    pub config: Option<cri::ContainerConfig>,
+    /// The image's id, the digest of its configuration.
+    #[prost(string, tag = "4")]
+    pub image_id: String,
+    /// Repository digest of the image, or its id.
+    #[prost(string, tag = "5")]
+    pub image_ref: String,
+    /// Nanoseconds since the Unix epoch; 0: not yet.
+    #[prost(int64, tag = "6")]
+    pub created_at: i64,
+    /// Nanoseconds since the Unix epoch; 0: not yet.
+    #[prost(int64, tag = "7")]
+    pub started_at: i64,
+    /// Nanoseconds since the Unix epoch; 0: not yet.
+    #[prost(int64, tag = "8")]
+    pub finished_at: i64,
+    /// Where it is in its life.
+    #[prost(enumeration = "Phase", tag = "9")]
+    pub phase: i32,
+    /// 0 to 255.
+    #[prost(int32, tag = "10")]
+    pub exit_code: i32,
+    /// "Completed", "Error", "OOMKilled", "StartError", "Unknown".
+    #[prost(string, tag = "11")]
+    pub reason: String,
+    /// For a person.
+    #[prost(string, tag = "12")]
+    pub message: String,
+    /// Absolute, empty: no log is kept.
+    #[prost(string, tag = "13")]
+    pub log_path: String,
+    /// Bytes of the process's output that are in the log.
+    #[prost(uint64, tag = "14")]
+    pub logged: u64,
+    /// Resolved user and groups.
+    #[prost(message, optional, tag = "15")]
+    pub user: Option<husk_proto::agent::ResolvedUser>,
+    /// The image's or request's stop signal's number.
+    #[prost(uint32, tag = "16")]
+    pub stop_signal: u32,
+}

@@ -1,0 +1,182 @@
+//! Drives one `husk-vmm` process: starts it, attaches disks, sees its end.
+
+mod process;
+mod scratch;
+mod slots;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use husk_vmm::config::{NetConfig, VmConfig, VsockConfig};
+use husk_vmm::control::client::ControlClient;
+use husk_vmm::control::{Extent, Reply, Request};
+use tokio::net::UnixListener;
+
+pub use process::VmProcess;
+pub use scratch::ScratchTemplate;
+pub use slots::Slots;
+
+use crate::config::VmDefaults;
+use crate::error::{Error, Result};
+
+/// The guest's context id: each VM has a VMM and a vsock of its own, so all can use one.
+const GUEST_CID: u32 = 3;
+
+/// What differs between one pod's VM and another's.
+pub struct VmSpec<'a> {
+    /// The sandbox's id.
+    pub id: &'a str,
+    /// Directory of its sockets, configuration and console.
+    pub dir: &'a Path,
+    /// Number of vCPUs.
+    pub vcpus: u8,
+    /// Guest memory, MiB.
+    pub memory_mib: u32,
+    /// One per interface: tap, MAC, MTU in bytes.
+    pub nets: Vec<(OwnedFd, String, u16)>,
+}
+
+/// A disk or piece of one.
+pub struct DiskPiece {
+    /// Opened as it will be used.
+    pub file: OwnedFd,
+    /// Bytes into the file.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// A running VM.
+pub struct Vm {
+    dir: PathBuf,
+    /// The process.
+    pub process: VmProcess,
+}
+
+impl Vm {
+    /// Starts the VM and waits until its agent listens.
+    ///
+    /// # Errors
+    /// With the end of the guest's console in the text when the guest did not come up.
+    pub async fn boot(defaults: &VmDefaults, spec: VmSpec<'_>) -> Result<Vm> {
+        let ready_path = ready_socket(spec.dir);
+        let ready = UnixListener::bind(&ready_path).map_err(|e| Error::io("listen on", &ready_path, e))?;
+        let mut nets = Vec::new();
+        let mut taps = Vec::new();
+        for (index, (tap, mac, mtu)) in spec.nets.into_iter().enumerate() {
+            let tap_fd = 3 + index as i32;
+            nets.push(NetConfig { tap_fd, mac, mtu });
+            taps.push((tap, tap_fd));
+        }
+        let config = VmConfig {
+            id: spec.id.into(),
+            vcpus: spec.vcpus,
+            memory_mib: spec.memory_mib,
+            kernel: defaults.kernel.clone(),
+            initramfs: defaults.initramfs.clone(),
+            cmdline: String::new(),
+            console_log: console_log(spec.dir),
+            console_log_limit: defaults.console_limit,
+            block_slots: defaults.block_slots,
+            nets,
+            vsock: VsockConfig { cid: GUEST_CID, socket: vsock_socket(spec.dir) },
+            control_socket: control_socket(spec.dir),
+        };
+        let config_path = spec.dir.join("vmm.json");
+        let json = serde_json::to_vec_pretty(&config).map_err(|e| Error::Internal(e.to_string()))?;
+        std::fs::write(&config_path, json).map_err(|e| Error::io("write", &config_path, e))?;
+
+        let process = VmProcess::spawn(&defaults.vmm, &config_path, spec.dir, taps)?;
+        let vm = Vm { dir: spec.dir.to_owned(), process };
+        let limit = Duration::from_secs(defaults.boot_timeout_secs);
+        let outcome = tokio::select! {
+            accepted = ready.accept() => accepted.map(|_| ()).map_err(|e| Error::io("accept on", &ready_path, e)),
+            _ = vm.process.gone() => Err(Error::Internal("the VMM ended before the guest was up".into())),
+            _ = tokio::time::sleep(limit) => {
+                Err(Error::Deadline(format!("the guest was not up after {} s", limit.as_secs())))
+            }
+        };
+        let _ = std::fs::remove_file(&ready_path);
+        match outcome {
+            Ok(()) => Ok(vm),
+            Err(e) => {
+                vm.process.kill().await;
+                Err(Error::Internal(format!("{e}; {}", last_words(spec.dir))))
+            }
+        }
+    }
+
+    /// Takes hold of a VM that an earlier daemon started. None when its process is gone.
+    pub fn adopt(dir: &Path, pid: i32, started: u64) -> Option<Vm> {
+        Some(Vm { dir: dir.to_owned(), process: VmProcess::adopt(pid, started)? })
+    }
+
+    /// The socket on which the guest's vsock is reached.
+    pub fn vsock(&self) -> PathBuf {
+        vsock_socket(&self.dir)
+    }
+
+    /// Puts a disk into a slot.
+    pub async fn attach(&self, slot: u8, read_only: bool, pieces: Vec<DiskPiece>) -> Result<()> {
+        let extents = pieces
+            .iter()
+            .enumerate()
+            .map(|(fd, piece)| Extent { fd, offset: piece.offset, length: piece.length })
+            .collect();
+        let fds = pieces.into_iter().map(|piece| piece.file).collect();
+        self.request(Request::Attach { slot, read_only, extents }, fds).await.map(|_| ())
+    }
+
+    /// Empties a slot.
+    pub async fn detach(&self, slot: u8) -> Result<()> {
+        self.request(Request::Detach { slot }, Vec::new()).await.map(|_| ())
+    }
+
+    /// Ends the VM: by its control socket, and by SIGKILL when that does not answer.
+    pub async fn stop(&self) {
+        let asked = self.request(Request::Stop, Vec::new()).await.is_ok();
+        let patience = Duration::from_secs(if asked { 5 } else { 0 });
+        if tokio::time::timeout(patience, self.process.gone()).await.is_err() {
+            self.process.kill().await;
+        }
+    }
+
+    async fn request(&self, request: Request, fds: Vec<OwnedFd>) -> Result<Reply> {
+        let path = control_socket(&self.dir);
+        tokio::task::spawn_blocking(move || {
+            let mut client = ControlClient::connect(&path)?;
+            let borrowed: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+            client.request(&request, &borrowed)
+        })
+        .await
+        .map_err(|e| Error::Internal(e.to_string()))?
+        .map_err(|e| Error::Internal(format!("the VMM refused: {e}")))
+    }
+}
+
+/// What the guest and the VMM said last, for an error's text.
+pub fn last_words(dir: &Path) -> String {
+    let tail = |path: PathBuf| -> String {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        let start = bytes.len().saturating_sub(2000);
+        String::from_utf8_lossy(&bytes[start..]).trim().to_owned()
+    };
+    format!("VMM: {:?}; console: {:?}", tail(dir.join("vmm.log")), tail(console_log(dir)))
+}
+
+fn control_socket(dir: &Path) -> PathBuf {
+    dir.join("control.sock")
+}
+
+fn vsock_socket(dir: &Path) -> PathBuf {
+    dir.join("vsock.sock")
+}
+
+fn ready_socket(dir: &Path) -> PathBuf {
+    dir.join(format!("vsock.sock_{}", husk_proto::READY_PORT))
+}
+
+fn console_log(dir: &Path) -> PathBuf {
+    dir.join("console.log")
+}

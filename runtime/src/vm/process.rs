@@ -1,0 +1,115 @@
+//! The VMM's process: started here or found again, watched by a pidfd.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use command_fds::{CommandFdExt, FdMapping};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+use crate::error::{Error, Result};
+
+/// One `husk-vmm`.
+pub struct VmProcess {
+    /// Process id.
+    pub pid: i32,
+    /// Field 22 of /proc/PID/stat.
+    pub started: u64,
+    pidfd: Arc<OwnedFd>,
+    gone: watch::Receiver<bool>,
+}
+
+impl VmProcess {
+    /// Starts the program; `taps` are descriptors with the numbers that they get in the child.
+    pub fn spawn(program: &Path, config: &Path, dir: &Path, taps: Vec<(OwnedFd, i32)>) -> Result<VmProcess> {
+        let log_path = dir.join("vmm.log");
+        let log = File::create(&log_path).map_err(|e| Error::io("create", &log_path, e))?;
+        let mut command = tokio::process::Command::new(program);
+        command
+            .arg("--config")
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .current_dir("/")
+            // Not in the daemon's group: what ends the daemon's terminal must not end its pods.
+            .process_group(0);
+        let mappings = taps.into_iter().map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect();
+        command
+            .fd_mappings(mappings)
+            .map_err(|e| Error::Internal(format!("cannot hand the taps to the VMM: {e}")))?;
+        let mut child = command.spawn().map_err(|e| Error::io("start", program, e))?;
+        let pid = child.id().ok_or_else(|| Error::Internal("the VMM ended at once".into()))? as i32;
+        let process = VmProcess::watch(pid)
+            .ok_or_else(|| Error::Internal(format!("the VMM ended at once; {}", super::last_words(dir))))?;
+        // Reaps it; its end is seen by the pidfd.
+        tokio::spawn(async move { child.wait().await });
+        Ok(process)
+    }
+
+    /// Finds a process that an earlier daemon started; None if it is gone or the number was used again.
+    pub fn adopt(pid: i32, started: u64) -> Option<VmProcess> {
+        VmProcess::watch(pid).filter(|process| process.started == started)
+    }
+
+    fn watch(pid: i32) -> Option<VmProcess> {
+        let pidfd = Arc::new(pidfd_open(Pid::from_raw(pid)?, PidfdFlags::NONBLOCK).ok()?);
+        // Read after the pidfd is held, so that both speak of the same process.
+        let started = start_time(pid)?;
+        let (tell, gone) = watch::channel(false);
+        let watched = AsyncFd::new(pidfd.clone()).ok()?;
+        tokio::spawn(async move {
+            let _ = watched.readable().await;
+            let _ = tell.send(true);
+        });
+        Some(VmProcess { pid, started, pidfd, gone })
+    }
+
+    /// Returns when the process has ended.
+    pub async fn gone(&self) {
+        let mut gone = self.gone.clone();
+        // An error says that the watcher is gone, with the runtime.
+        let _ = gone.wait_for(|gone| *gone).await;
+    }
+
+    /// Has it ended?
+    pub fn is_gone(&self) -> bool {
+        *self.gone.borrow()
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub async fn kill(&self) {
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        self.gone().await;
+    }
+}
+
+/// When the process started, clock ticks since boot: field 22 of /proc/PID/stat (proc(5)).
+fn start_time(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is in parentheses and may itself hold spaces and parentheses.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_a_process_is_seen_and_its_number_alone_is_not_enough() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = child.id() as i32;
+        let started = start_time(pid).unwrap();
+        assert!(VmProcess::adopt(pid, started + 1).is_none());
+        let process = VmProcess::adopt(pid, started).unwrap();
+        assert!(!process.is_gone());
+        process.kill().await;
+        assert!(process.is_gone());
+        child.wait().unwrap();
+    }
+}
