@@ -1,0 +1,202 @@
+//! Pod networking on the host: a network namespace for each pod, CNI in it, and a tap beside each of the
+//! pod's interfaces, tied to it by traffic control both ways, so that the guest takes the interface's place.
+//!
+//! Every step leaves a record first (see [`cni::cache`]), so that [`PodNetwork::teardown`] undoes whatever
+//! was done, after a restart of the daemon too.
+
+mod cni;
+mod error;
+mod facts;
+mod netns;
+mod sys;
+mod tap;
+mod tc;
+#[cfg(test)]
+mod tests;
+mod types;
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+pub use error::NetworkError;
+pub use types::{
+    Dns, GuestInterface, GuestRoute, NetworkConfig, PodNetworkRequest, PodNetworkSetup, PortMapping, Protocol,
+};
+
+use cni::{Attachment, cache};
+use facts::Facts;
+
+/// The name that CNI is asked to give to a pod's interface.
+const POD_INTERFACE: &str = "eth0";
+
+/// The most interfaces of a pod that are handed to its guest.
+const MAX_INTERFACES: usize = 16;
+
+/// Makes and unmakes the networks of pods.
+#[derive(Clone, Debug)]
+pub struct PodNetwork {
+    config: NetworkConfig,
+    cni: cni::Cni,
+    cache: cache::Cache,
+}
+
+impl PodNetwork {
+    /// Nothing is read or made before the first use: the CNI configuration may come later than the daemon.
+    pub fn new(config: NetworkConfig) -> Self {
+        let cni = cni::Cni::new(config.bin_dirs.clone(), config.plugin_timeout);
+        let cache = cache::Cache::new(config.cache_dir.clone());
+        Self { config, cni, cache }
+    }
+
+    /// Whether there is a usable CNI configuration, with all the plugins that it names.
+    ///
+    /// # Errors
+    /// What is missing or wrong; fit for the message of the CRI's `NetworkReady` condition.
+    pub fn status(&self) -> Result<(), NetworkError> {
+        let list = cni::config::load_first(&self.config.conf_dir)?;
+        self.cni.check_plugins(&list)
+    }
+
+    /// Sandboxes that have a record: what is set up, or was not torn down to the end.
+    ///
+    /// # Errors
+    /// When the cache directory cannot be read.
+    pub fn known(&self) -> Result<Vec<String>, NetworkError> {
+        self.cache.list()
+    }
+
+    /// Names in the namespaces' directory, one for each sandbox whose namespace exists.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn namespaces(&self) -> Result<Vec<String>, NetworkError> {
+        netns::list(&self.config.netns_dir)
+    }
+
+    /// The path of a sandbox's network namespace, whether it exists or not.
+    pub fn netns_path(&self, sandbox_id: &str) -> PathBuf {
+        self.config.netns_dir.join(sandbox_id)
+    }
+
+    /// Makes the sandbox's namespace, runs CNI ADD in it and ties a tap to each of its interfaces.
+    ///
+    /// The taps last as long as their descriptors. When this fails, what it did is undone; when its future
+    /// is dropped half-way, [`Self::teardown`] undoes it.
+    ///
+    /// # Errors
+    /// [`NetworkError::AlreadySetUp`] when the sandbox has a record; otherwise what went wrong.
+    pub async fn setup(&self, request: &PodNetworkRequest) -> Result<PodNetworkSetup, NetworkError> {
+        types::check_request(request)?;
+        let list = cni::config::load_first(&self.config.conf_dir)?;
+        self.cni.check_plugins(&list)?;
+        let attachment = Attachment {
+            container_id: request.sandbox_id.clone(),
+            netns: self.netns_path(&request.sandbox_id),
+            interface: POD_INTERFACE.to_owned(),
+            args: cni::pod_args(request),
+            port_mappings: request.port_mappings.clone(),
+        };
+        let record = cache::Record::new(attachment, list);
+        self.cache.create(&record)?;
+        match self.build(record).await {
+            Ok(setup) => Ok(setup),
+            Err(error) => {
+                if let Err(undo) = self.teardown(&request.sandbox_id).await {
+                    tracing::warn!(sandbox = request.sandbox_id, %undo,
+                        "the network of a sandbox that failed to start is not fully undone; it is tried again on removal");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn build(&self, mut record: cache::Record) -> Result<PodNetworkSetup, NetworkError> {
+        let path = record.attachment.netns.clone();
+        netns::create(&path).await?;
+        netns::run(&path, |netlink| async move { facts::bring_up_loopback(&netlink).await }).await?;
+        let value = self.cni.add(&record.list, &record.attachment).await?;
+        let result = cni::result::CniResult::parse(&value, record.list.last_plugin())?;
+        record.result = Some(value);
+        self.cache.update(&record)?;
+
+        let netns = path.clone();
+        let (interfaces, routes) = netns::run(&path, move |netlink| async move {
+            let facts = facts::read(&netlink).await?;
+            if facts.links.is_empty() {
+                return Err(NetworkError::NoInterface { netns });
+            }
+            if facts.links.len() > MAX_INTERFACES {
+                return Err(NetworkError::TooManyInterfaces { netns, count: facts.links.len() });
+            }
+            tie_taps(&netlink, facts).await
+        })
+        .await?;
+        let ips = result.pod_ips().unwrap_or_else(|| addresses_of(&interfaces));
+        Ok(PodNetworkSetup { netns: path, interfaces, routes, ips, dns: result.dns })
+    }
+
+    /// Undoes [`Self::setup`]: CNI DEL as recorded, then the namespace, then the record. A sandbox that is
+    /// not known is not an error.
+    ///
+    /// # Errors
+    /// When a plugin's DEL fails: the record stays, so that the next call tries again.
+    pub async fn teardown(&self, sandbox_id: &str) -> Result<(), NetworkError> {
+        types::check_id(sandbox_id)?;
+        let Some(mut record) = self.cache.load(sandbox_id)? else {
+            return netns::remove(&self.netns_path(sandbox_id)).await;
+        };
+        let path = record.attachment.netns.clone();
+        if !netns::exists(&path) {
+            // The host was restarted, or an earlier teardown was cut short: DEL without a namespace still
+            // frees what the plugins hold outside it.
+            record.attachment.netns = PathBuf::new();
+        }
+        self.cni.del(&record.list, &record.attachment, record.result.as_ref()).await?;
+        netns::remove(&path).await?;
+        self.cache.remove(sandbox_id)
+    }
+
+    /// Asks the plugins whether the sandbox's network is still as it was set up (CNI CHECK).
+    ///
+    /// # Errors
+    /// [`NetworkError::NotSetUp`], or the first plugin's complaint.
+    pub async fn check(&self, sandbox_id: &str) -> Result<(), NetworkError> {
+        types::check_id(sandbox_id)?;
+        let not_set_up = || NetworkError::NotSetUp { sandbox_id: sandbox_id.to_owned() };
+        let record = self.cache.load(sandbox_id)?.ok_or_else(not_set_up)?;
+        let result = record.result.as_ref().ok_or_else(not_set_up)?;
+        self.cni.check(&record.list, &record.attachment, result).await
+    }
+}
+
+/// Puts a tap beside every link, and describes the links for the guest.
+async fn tie_taps(
+    netlink: &rtnetlink::Handle,
+    facts: Facts,
+) -> Result<(Vec<GuestInterface>, Vec<GuestRoute>), NetworkError> {
+    let mut interfaces = Vec::with_capacity(facts.links.len());
+    for (number, link) in facts.links.into_iter().enumerate() {
+        let tap = tap::create(netlink, &format!("husktap{number}"), link.mtu).await?;
+        tc::tie(netlink, link.index, tap.index).await?;
+        interfaces.push(GuestInterface {
+            name: link.name,
+            mac: link.mac,
+            mtu: link.mtu,
+            addresses: link.addresses,
+            tap: tap.fd,
+        });
+    }
+    Ok((interfaces, facts.routes))
+}
+
+/// The interfaces' addresses without their prefixes, for a CNI result that tells none.
+fn addresses_of(interfaces: &[GuestInterface]) -> Vec<IpAddr> {
+    let addresses = interfaces.iter().flat_map(|interface| &interface.addresses);
+    addresses.filter_map(|cidr| cidr.split('/').next()?.parse().ok()).collect()
+}
+
+/// Makes a directory of the daemon's own, closed to others.
+fn private_dir(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
