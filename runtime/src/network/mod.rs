@@ -17,6 +17,7 @@ mod types;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use error::NetworkError;
 pub use types::{
@@ -28,6 +29,9 @@ use facts::Facts;
 
 /// The name that CNI is asked to give to a pod's interface.
 const POD_INTERFACE: &str = "eth0";
+
+/// How long one plugin may take.
+const PLUGIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The most interfaces of a pod that are handed to its guest.
 const MAX_INTERFACES: usize = 16;
@@ -43,7 +47,7 @@ pub struct PodNetwork {
 impl PodNetwork {
     /// Nothing is read or made before the first use: the CNI configuration may come later than the daemon.
     pub fn new(config: NetworkConfig) -> Self {
-        let cni = cni::Cni::new(config.bin_dirs.clone(), config.plugin_timeout);
+        let cni = cni::Cni::new(config.bin_dirs.clone(), PLUGIN_TIMEOUT);
         let cache = cache::Cache::new(config.cache_dir.clone());
         Self { config, cni, cache }
     }

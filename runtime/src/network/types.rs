@@ -4,7 +4,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,8 +21,6 @@ pub struct NetworkConfig {
     pub cache_dir: PathBuf,
     /// Bind mounts of the sandboxes' namespaces ("/run/husk/netns").
     pub netns_dir: PathBuf,
-    /// How long one plugin may take.
-    pub plugin_timeout: Duration,
 }
 
 /// The pod that wants a network.
