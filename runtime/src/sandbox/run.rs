@@ -9,7 +9,7 @@ use husk_vmm::config::slot_serial;
 use super::tear_down;
 use crate::error::{Error, Result};
 use crate::guest;
-use crate::network::PodNetworkRequest;
+use crate::network::{PodNetworkRequest, PortMapping, Protocol};
 use crate::node::{Live, Node, Pod, new_id, now_nanos};
 use crate::store::{Phase, SandboxRecord};
 use crate::vm::{DiskPiece, SCRATCH_SLOT, Slots, Vm, VmSpec};
@@ -61,23 +61,23 @@ impl Node {
         };
         let mut ips = Vec::new();
         if let Some(network) = &self.network {
-            let setup = network.setup(&network_request(&pod.id, &metadata, &config)).await?;
+            let setup = network.setup(&network_request(&pod.id, &metadata, &config)?).await?;
             ips = setup.ips.iter().map(ToString::to_string).collect();
             for interface in setup.interfaces {
                 configure.interfaces.push(agent::Interface {
                     name: interface.name,
                     mac: interface.mac.clone(),
-                    mtu: u32::from(interface.mtu),
+                    mtu: interface.mtu,
                     addresses: interface.addresses,
                 });
-                nets.push((interface.tap, interface.mac, interface.mtu));
+                nets.push((interface.tap, interface.mac, u16::try_from(interface.mtu).unwrap_or(u16::MAX)));
             }
             configure.routes = setup
                 .routes
                 .into_iter()
                 .map(|route| agent::Route {
                     destination: route.destination,
-                    gateway: route.gateway,
+                    gateway: route.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
                     interface: route.interface,
                 })
                 .collect();
@@ -195,8 +195,8 @@ fn network_request(
     id: &str,
     metadata: &cri::PodSandboxMetadata,
     config: &cri::PodSandboxConfig,
-) -> PodNetworkRequest {
-    PodNetworkRequest {
+) -> Result<PodNetworkRequest> {
+    Ok(PodNetworkRequest {
         sandbox_id: id.into(),
         name: metadata.name.clone(),
         namespace: metadata.namespace.clone(),
@@ -205,14 +205,32 @@ fn network_request(
             .port_mappings
             .iter()
             .filter(|mapping| mapping.host_port > 0)
-            .map(|mapping| crate::network::PortMapping {
-                host_port: mapping.host_port as u16,
-                container_port: mapping.container_port as u16,
-                protocol: mapping.protocol().as_str_name().to_lowercase(),
-                host_ip: mapping.host_ip.clone(),
-            })
-            .collect(),
-    }
+            .map(port_mapping)
+            .collect::<Result<_>>()?,
+    })
+}
+
+fn port_mapping(mapping: &cri::PortMapping) -> Result<PortMapping> {
+    let port = |what: &str, value: i32| {
+        u16::try_from(value)
+            .ok()
+            .filter(|port| *port > 0)
+            .ok_or_else(|| Error::Invalid(format!("{what} {value} is not a port: use 1 to 65535")))
+    };
+    let host_ip = match mapping.host_ip.as_str() {
+        "" => None,
+        text => Some(text.parse().map_err(|_| Error::Invalid(format!("host IP {text:?} is not an address")))?),
+    };
+    Ok(PortMapping {
+        host_port: port("host port", mapping.host_port)?,
+        container_port: port("container port", mapping.container_port)?,
+        protocol: match mapping.protocol() {
+            cri::Protocol::Tcp => Protocol::Tcp,
+            cri::Protocol::Udp => Protocol::Udp,
+            cri::Protocol::Sctp => Protocol::Sctp,
+        },
+        host_ip,
+    })
 }
 
 fn short_name(id: &str) -> String {

@@ -1,0 +1,45 @@
+//! Errors as gRPC codes: the one place where they meet.
+
+use husk_images::ImageError;
+use tonic::{Code, Status};
+
+use crate::error::Error;
+use crate::network::NetworkError;
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Status {
+        let code = match &error {
+            Error::Invalid(_) => Code::InvalidArgument,
+            Error::NotFound { .. } => Code::NotFound,
+            Error::Exists(_) => Code::AlreadyExists,
+            Error::State(_) => Code::FailedPrecondition,
+            Error::Unavailable(_) => Code::Unavailable,
+            Error::Exhausted(_) => Code::ResourceExhausted,
+            Error::Deadline(_) => Code::DeadlineExceeded,
+            Error::Unsupported(_) => Code::Unimplemented,
+            Error::Denied(_) => Code::PermissionDenied,
+            Error::Internal(_) => Code::Internal,
+        };
+        Status::new(code, error.to_string())
+    }
+}
+
+impl From<NetworkError> for Error {
+    fn from(error: NetworkError) -> Error {
+        Error::Internal(format!("network: {error}"))
+    }
+}
+
+impl From<ImageError> for Error {
+    fn from(error: ImageError) -> Error {
+        let text = error.to_string();
+        match error {
+            ImageError::InvalidReference { .. } | ImageError::UnsupportedPlatform { .. } => Error::Invalid(text),
+            ImageError::NotFound { .. } => Error::NotFound { kind: "image", id: text },
+            ImageError::Unauthorized { .. } => Error::Denied(text),
+            ImageError::Unavailable { .. } => Error::Unavailable(text),
+            ImageError::TooLarge { .. } => Error::Exhausted(text),
+            _ => Error::Internal(text),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! ImageService.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use husk_images::Credentials;
+use husk_proto::cri;
+use husk_proto::cri::image_service_server::ImageService;
+use tonic::{Request, Response, Status};
+
+use crate::error::Error;
+use crate::node::{Node, now_nanos};
+
+/// The service.
+pub struct Images(pub Arc<Node>);
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn name(spec: Option<cri::ImageSpec>) -> Result<String, Status> {
+    match spec {
+        Some(spec) if !spec.image.is_empty() => Ok(spec.image),
+        _ => Err(Status::invalid_argument("the image's name is missing")),
+    }
+}
+
+fn view(image: husk_images::Image) -> cri::Image {
+    let user = image.config.config().as_ref().and_then(|config| config.user().clone()).unwrap_or_default();
+    let user = user.split(':').next().unwrap_or_default().to_owned();
+    let uid = user.parse().ok().map(|value| cri::Int64Value { value });
+    cri::Image {
+        id: image.id,
+        repo_tags: image.repo_tags,
+        repo_digests: image.repo_digests,
+        size: image.size,
+        username: if uid.is_some() { String::new() } else { user },
+        uid,
+        spec: None,
+        pinned: image.pinned,
+    }
+}
+
+#[tonic::async_trait]
+impl ImageService for Images {
+    async fn list_images(&self, request: Request<cri::ListImagesRequest>) -> Answer<cri::ListImagesResponse> {
+        let wanted = request.into_inner().filter.and_then(|filter| filter.image).map(|spec| spec.image);
+        let images = match wanted.filter(|name| !name.is_empty()) {
+            Some(name) => self.0.images.status(&name).map_err(Error::from)?.into_iter().collect(),
+            None => self.0.images.list().map_err(Error::from)?,
+        };
+        Ok(Response::new(cri::ListImagesResponse { images: images.into_iter().map(view).collect() }))
+    }
+
+    async fn image_status(&self, request: Request<cri::ImageStatusRequest>) -> Answer<cri::ImageStatusResponse> {
+        let name = name(request.into_inner().image)?;
+        let image = self.0.images.status(&name).map_err(Error::from)?.map(view);
+        Ok(Response::new(cri::ImageStatusResponse { image, info: HashMap::new() }))
+    }
+
+    async fn pull_image(&self, request: Request<cri::PullImageRequest>) -> Answer<cri::PullImageResponse> {
+        let request = request.into_inner();
+        let name = name(request.image)?;
+        let auth = request.auth.and_then(credentials);
+        let image = self.0.images.pull(&name, auth, &husk_images::Silent).await.map_err(Error::from)?;
+        tracing::info!(image = name, id = image.id, size = image.size, "image is pulled");
+        Ok(Response::new(cri::PullImageResponse { image_ref: image.id }))
+    }
+
+    async fn remove_image(&self, request: Request<cri::RemoveImageRequest>) -> Answer<cri::RemoveImageResponse> {
+        let name = name(request.into_inner().image)?;
+        self.0.images.remove(&name).map_err(Error::from)?;
+        Ok(Response::new(cri::RemoveImageResponse {}))
+    }
+
+    async fn image_fs_info(&self, _: Request<cri::ImageFsInfoRequest>) -> Answer<cri::ImageFsInfoResponse> {
+        let usage = self.0.images.usage().map_err(Error::from)?;
+        let filesystem = cri::FilesystemUsage {
+            timestamp: now_nanos(),
+            fs_id: Some(cri::FilesystemIdentifier { mountpoint: self.0.config.root.display().to_string() }),
+            used_bytes: Some(cri::UInt64Value { value: usage.bytes }),
+            inodes_used: Some(cri::UInt64Value { value: usage.inodes }),
+        };
+        Ok(Response::new(cri::ImageFsInfoResponse {
+            image_filesystems: vec![filesystem.clone()],
+            container_filesystems: vec![filesystem],
+        }))
+    }
+}
+
+fn credentials(auth: cri::AuthConfig) -> Option<Credentials> {
+    (!auth.username.is_empty()).then_some(Credentials { username: auth.username, password: auth.password })
+}

@@ -1,0 +1,9 @@
+//! The CRI v1 endpoint: translates and validates, and leaves the work to `sandbox`, `container` and `images`.
+
+mod code;
+mod images;
+mod runtime;
+mod serve;
+mod view;
+
+pub use serve::serve;

@@ -1,0 +1,231 @@
+//! RuntimeService.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use husk_proto::cri;
+use husk_proto::cri::runtime_service_server::RuntimeService;
+use tonic::{Request, Response, Status};
+
+use super::view;
+use crate::node::{Node, lock, now_nanos};
+
+/// The service.
+pub struct Runtime(pub Arc<Node>);
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn ok<T>(message: T) -> Answer<T> {
+    Ok(Response::new(message))
+}
+
+/// Do the labels hold every one of the selector?
+fn selected(labels: &HashMap<String, String>, selector: &HashMap<String, String>) -> bool {
+    selector.iter().all(|(name, value)| labels.get(name) == Some(value))
+}
+
+/// A task of its own, so that a client that goes away does not leave an operation half done.
+async fn detached<T: Send + 'static>(
+    work: impl Future<Output = crate::error::Result<T>> + Send + 'static,
+) -> Result<T, Status> {
+    match tokio::spawn(work).await {
+        Ok(result) => result.map_err(Status::from),
+        Err(e) => Err(Status::internal(format!("the operation failed: {e}"))),
+    }
+}
+
+#[tonic::async_trait]
+impl RuntimeService for Runtime {
+    async fn version(&self, _: Request<cri::VersionRequest>) -> Answer<cri::VersionResponse> {
+        ok(cri::VersionResponse {
+            version: "0.1.0".into(),
+            runtime_name: "husk".into(),
+            runtime_version: env!("CARGO_PKG_VERSION").into(),
+            runtime_api_version: "v1".into(),
+        })
+    }
+
+    async fn status(&self, request: Request<cri::StatusRequest>) -> Answer<cri::StatusResponse> {
+        let condition = |kind: &str, problem: Option<(String, String)>| {
+            let (reason, message) = problem.clone().unwrap_or_default();
+            cri::RuntimeCondition { r#type: kind.into(), status: problem.is_none(), reason, message }
+        };
+        let network = match &self.0.network {
+            None => Some(("NetworkDisabled".to_owned(), "husk was started without a network".to_owned())),
+            Some(network) => network.status().err().map(|e| ("NetworkPluginNotReady".to_owned(), e.to_string())),
+        };
+        let handler = |name: &str| cri::RuntimeHandler {
+            name: name.into(),
+            features: Some(cri::RuntimeHandlerFeatures::default()),
+        };
+        let mut info = HashMap::new();
+        if request.into_inner().verbose {
+            info.insert("config".into(), format!("{:?}", self.0.config));
+        }
+        ok(cri::StatusResponse {
+            status: Some(cri::RuntimeStatus {
+                conditions: vec![condition("RuntimeReady", None), condition("NetworkReady", network)],
+            }),
+            info,
+            runtime_handlers: vec![handler(""), handler("husk")],
+            features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
+        })
+    }
+
+    async fn run_pod_sandbox(&self, request: Request<cri::RunPodSandboxRequest>) -> Answer<cri::RunPodSandboxResponse> {
+        let (node, request) = (self.0.clone(), request.into_inner());
+        let config = request.config.ok_or_else(|| Status::invalid_argument("config is missing"))?;
+        let handler = request.runtime_handler;
+        let pod_sandbox_id = detached(async move { node.run_sandbox(config, handler).await }).await?;
+        ok(cri::RunPodSandboxResponse { pod_sandbox_id })
+    }
+
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<cri::StopPodSandboxRequest>,
+    ) -> Answer<cri::StopPodSandboxResponse> {
+        let (node, id) = (self.0.clone(), request.into_inner().pod_sandbox_id);
+        detached(async move { node.stop_sandbox(&id).await }).await?;
+        ok(cri::StopPodSandboxResponse {})
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<cri::RemovePodSandboxRequest>,
+    ) -> Answer<cri::RemovePodSandboxResponse> {
+        let (node, id) = (self.0.clone(), request.into_inner().pod_sandbox_id);
+        detached(async move { node.remove_sandbox(&id).await }).await?;
+        ok(cri::RemovePodSandboxResponse {})
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<cri::PodSandboxStatusRequest>,
+    ) -> Answer<cri::PodSandboxStatusResponse> {
+        let request = request.into_inner();
+        let pod = self.0.pod(&request.pod_sandbox_id)?;
+        let record = pod.record();
+        let mut info = HashMap::new();
+        if request.verbose {
+            info.insert("pid".into(), record.vmm_pid.to_string());
+            info.insert("message".into(), record.message.clone());
+            info.insert("directory".into(), self.0.pod_dir(&pod.id).display().to_string());
+        }
+        let containers = self.0.containers_of(&pod.id);
+        ok(cri::PodSandboxStatusResponse {
+            status: Some(view::sandbox_status(record)),
+            info,
+            containers_statuses: containers.iter().map(|c| view::container_status(c.record())).collect(),
+            timestamp: now_nanos(),
+        })
+    }
+
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<cri::ListPodSandboxRequest>,
+    ) -> Answer<cri::ListPodSandboxResponse> {
+        let filter = request.into_inner().filter.unwrap_or_default();
+        let mut items: Vec<cri::PodSandbox> = self
+            .0
+            .pods()
+            .into_iter()
+            .map(|pod| view::sandbox(pod.record()))
+            .filter(|pod| pod.id.starts_with(&filter.id))
+            .filter(|pod| filter.state.is_none_or(|wanted| wanted.state == pod.state))
+            .filter(|pod| selected(&pod.labels, &filter.label_selector))
+            .collect();
+        items.sort_by_key(|pod| std::cmp::Reverse(pod.created_at));
+        ok(cri::ListPodSandboxResponse { items })
+    }
+
+    async fn create_container(
+        &self,
+        request: Request<cri::CreateContainerRequest>,
+    ) -> Answer<cri::CreateContainerResponse> {
+        let (node, request) = (self.0.clone(), request.into_inner());
+        let config = request.config.ok_or_else(|| Status::invalid_argument("config is missing"))?;
+        let sandbox = request.pod_sandbox_id;
+        let container_id = detached(async move { node.create_container(&sandbox, config).await }).await?;
+        ok(cri::CreateContainerResponse { container_id })
+    }
+
+    async fn start_container(
+        &self,
+        request: Request<cri::StartContainerRequest>,
+    ) -> Answer<cri::StartContainerResponse> {
+        let (node, id) = (self.0.clone(), request.into_inner().container_id);
+        detached(async move { node.start_container(&id).await }).await?;
+        ok(cri::StartContainerResponse {})
+    }
+
+    async fn stop_container(&self, request: Request<cri::StopContainerRequest>) -> Answer<cri::StopContainerResponse> {
+        let (node, request) = (self.0.clone(), request.into_inner());
+        detached(async move { node.stop_container(&request.container_id, request.timeout).await }).await?;
+        ok(cri::StopContainerResponse {})
+    }
+
+    async fn remove_container(
+        &self,
+        request: Request<cri::RemoveContainerRequest>,
+    ) -> Answer<cri::RemoveContainerResponse> {
+        let (node, id) = (self.0.clone(), request.into_inner().container_id);
+        detached(async move { node.remove_container(&id).await }).await?;
+        ok(cri::RemoveContainerResponse {})
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<cri::ListContainersRequest>,
+    ) -> Answer<cri::ListContainersResponse> {
+        let filter = request.into_inner().filter.unwrap_or_default();
+        let mut containers: Vec<cri::Container> = self
+            .0
+            .containers()
+            .into_iter()
+            .map(|container| view::container(container.record()))
+            .filter(|c| c.id.starts_with(&filter.id) && c.pod_sandbox_id.starts_with(&filter.pod_sandbox_id))
+            .filter(|c| filter.state.is_none_or(|wanted| wanted.state == c.state))
+            .filter(|c| selected(&c.labels, &filter.label_selector))
+            .collect();
+        containers.sort_by_key(|container| std::cmp::Reverse(container.created_at));
+        ok(cri::ListContainersResponse { containers })
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<cri::ContainerStatusRequest>,
+    ) -> Answer<cri::ContainerStatusResponse> {
+        let container = self.0.container(&request.into_inner().container_id)?;
+        ok(cri::ContainerStatusResponse {
+            status: Some(view::container_status(container.record())),
+            info: HashMap::new(),
+        })
+    }
+
+    async fn exec_sync(&self, request: Request<cri::ExecSyncRequest>) -> Answer<cri::ExecSyncResponse> {
+        let request = request.into_inner();
+        let outcome = self.0.exec_sync(&request.container_id, request.cmd, request.timeout).await?;
+        ok(cri::ExecSyncResponse { stdout: outcome.stdout, stderr: outcome.stderr, exit_code: outcome.exit_code })
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<cri::ReopenContainerLogRequest>,
+    ) -> Answer<cri::ReopenContainerLogResponse> {
+        let container = self.0.container(&request.into_inner().container_id)?;
+        let logger = lock(&container.logger).clone();
+        let Some(logger) = logger else {
+            return Err(Status::failed_precondition(format!("container {} is not running", container.id)));
+        };
+        logger.reopen().await?;
+        ok(cri::ReopenContainerLogResponse {})
+    }
+
+    async fn update_runtime_config(
+        &self,
+        _: Request<cri::UpdateRuntimeConfigRequest>,
+    ) -> Answer<cri::UpdateRuntimeConfigResponse> {
+        // Only a pod CIDR for runtimes that write their own CNI configuration; husk's is the operator's.
+        ok(cri::UpdateRuntimeConfigResponse {})
+    }
+}

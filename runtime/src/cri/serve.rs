@@ -1,0 +1,52 @@
+//! The endpoint's unix socket.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use husk_proto::cri::image_service_server::ImageServiceServer;
+use husk_proto::cri::runtime_service_server::RuntimeServiceServer;
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use super::images::Images;
+use super::runtime::Runtime;
+use crate::error::{Error, Result};
+use crate::node::Node;
+
+/// The largest request, in bytes; what kubelet and crictl allow for answers.
+const MAX_MESSAGE: usize = 16 << 20;
+
+/// Serves the CRI until `stop` resolves. Pods go on after that.
+pub async fn serve(node: Arc<Node>, stop: impl Future<Output = ()>) -> Result<()> {
+    let socket = node.config.socket.clone();
+    let listener = listen(&socket)?;
+    tracing::info!(socket = %socket.display(), "serving the CRI");
+    let runtime = RuntimeServiceServer::new(Runtime(node.clone())).max_decoding_message_size(MAX_MESSAGE);
+    let images = ImageServiceServer::new(Images(node)).max_decoding_message_size(MAX_MESSAGE);
+    Server::builder()
+        .add_service(runtime)
+        .add_service(images)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
+        .await
+        .map_err(|e| Error::Internal(format!("the CRI server: {e}")))?;
+    let _ = std::fs::remove_file(&socket);
+    Ok(())
+}
+
+/// Only root may talk to it: who may start pods owns the node.
+fn listen(socket: &Path) -> Result<UnixListener> {
+    if let Some(parent) = socket.parent() {
+        std::fs::create_dir_all(parent).map_err(|e| Error::io("make", parent, e))?;
+    }
+    // The store's lock says that no other daemon lives; what is left of the last one's socket can go.
+    match std::fs::remove_file(socket) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", socket, e)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket).map_err(|e| Error::io("listen on", socket, e))?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))
+        .map_err(|e| Error::io("set the mode of", socket, e))?;
+    Ok(listener)
+}
