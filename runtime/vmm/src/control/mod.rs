@@ -5,6 +5,7 @@
 //! Requests on one connection are answered in order; a VMM serves several connections. The end of the
 //! connection says that the VMM is gone.
 
+pub mod channel;
 pub mod client;
 
 use serde::{Deserialize, Serialize};
