@@ -1,1 +1,15 @@
 //! Registry client, content store and image conversion.
+//!
+//! A layer is read once: registry, digest check, decompression, diff-id check, tar parser, and out come the
+//! layer's file contents (`data`) and its metadata (`tree`). An image is the merge of its layers' trees as
+//! EROFS metadata, whose files point into the layers' data; the disk that a guest mounts is the one behind
+//! the other. No archive is ever unpacked into a directory of the host.
+#![forbid(unsafe_code)]
+
+pub mod convert;
+mod digest;
+mod error;
+pub mod image;
+pub mod tree;
+
+pub use error::{ImageError, Result};

@@ -1,0 +1,2 @@
+//! The conversion worker.
+fn main() {}

@@ -1,0 +1,31 @@
+//! Budgets of a conversion.
+
+use serde::{Deserialize, Serialize};
+
+/// What one layer, and one image, may cost. Exceeding any is [`crate::ImageError::TooLarge`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Entries of one layer, and inodes of one image.
+    pub entries: u64,
+    /// Bytes of a layer's metadata: names, links, extended attributes.
+    pub tree_bytes: u64,
+    /// Bytes of a layer once decompressed.
+    pub layer_bytes: u64,
+    /// A layer may always unpack to this many bytes, whatever its compressed size.
+    pub ratio_floor: u64,
+    /// Past `ratio_floor`, unpacked bytes per compressed byte.
+    pub ratio: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            entries: 1_000_000,
+            tree_bytes: 512 << 20,
+            layer_bytes: 64 << 30,
+            ratio_floor: 1 << 30,
+            ratio: 200,
+        }
+    }
+}
