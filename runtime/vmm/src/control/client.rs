@@ -5,8 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-pub use super::channel::ControlError;
 use super::channel::Channel;
+pub use super::channel::ControlError;
 use super::{Reply, Request, Response};
 
 /// How long a request may take. A detach waits for the disk requests in flight; all else is quick.

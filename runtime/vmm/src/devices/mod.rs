@@ -1,0 +1,6 @@
+//! The devices, one folder each.
+
+pub mod block;
+pub mod net;
+pub mod rng;
+pub mod vsock;

@@ -1,0 +1,167 @@
+//! virtio-net (virtio 1.2, section 5.1) over a tap: one queue each way, checksum and segmentation offloads.
+
+mod mac;
+mod offload;
+mod rx;
+mod tx;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use event_manager::{EventOps, Events, MutEventSubscriber};
+use virtio_bindings::virtio_net::{VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU};
+use vmm_sys_util::epoll::EventSet;
+
+pub use mac::parse as parse_mac;
+
+use crate::config::NetConfig;
+use crate::statistics;
+use crate::sys;
+use crate::virtio::{Activation, ConfigSpace, Device, F_COMMON, Identity, QueueError};
+use rx::{Pause, Receiver};
+
+/// `VIRTIO_ID_NET`.
+const ID: u32 = 1;
+/// `struct virtio_net_hdr_mrg_rxbuf`, before each frame.
+const HEADER: usize = 12;
+/// 64 KiB of payload (what segmentation offload may make) with an Ethernet header and two VLAN tags.
+const MAX_FRAME: usize = (64 << 10) + 14 + 8;
+/// Frames in one direction before others of the same thread have their turn.
+const BATCH: usize = 64;
+
+const QUEUE_SIZE: u16 = 256;
+const RX: usize = 0;
+const TX: usize = 1;
+/// Data of the tap's events; those of the queues are the queues' numbers.
+const TAP: u32 = 2;
+
+/// Why there is no network device.
+#[derive(Debug, thiserror::Error)]
+#[error("the tap with descriptor {fd} (nets[].tap_fd): {what}: {source}")]
+pub struct TapError {
+    fd: i32,
+    what: &'static str,
+    source: io::Error,
+}
+
+struct Active {
+    activation: Activation,
+    receiver: Receiver,
+    /// Its events come once; whether it may hold frames is remembered here.
+    tap_ready: bool,
+}
+
+/// The device.
+pub struct Net {
+    tap: OwnedFd,
+    mtu: u16,
+    counters: statistics::Shared,
+    active: Option<Active>,
+}
+
+impl Net {
+    /// A device over the tap of `config`.
+    ///
+    /// # Errors
+    /// [`TapError`], for example when the descriptor is no tap.
+    pub fn new(config: &NetConfig, counters: statistics::Shared) -> Result<Self, TapError> {
+        let failed = |what| move |source| TapError { fd: config.tap_fd, what, source };
+        let tap = sys::inherit(config.tap_fd).map_err(failed("it was not inherited"))?;
+        sys::set_nonblocking(tap.as_fd()).map_err(failed("fcntl"))?;
+        sys::set_vnet_header_size(tap.as_fd(), HEADER as i32)
+            .map_err(failed("it is no tap with IFF_VNET_HDR"))?;
+        sys::set_offloads(tap.as_fd(), 0).map_err(failed("it takes no offload settings"))?;
+        Ok(Self { tap, mtu: config.mtu, counters, active: None })
+    }
+
+    /// What the transport has to know.
+    pub fn identity(mac: [u8; 6], mtu: u16) -> Identity {
+        // `struct virtio_net_config`: mac, status, max_virtqueue_pairs, mtu.
+        let mut config = mac.to_vec();
+        config.extend([0; 4]);
+        config.extend(mtu.to_le_bytes());
+        let features = F_COMMON
+            | 1 << VIRTIO_NET_F_MAC
+            | 1 << VIRTIO_NET_F_MTU
+            | 1 << VIRTIO_NET_F_MRG_RXBUF
+            | offload::features();
+        Identity {
+            kind: ID,
+            features,
+            queue_sizes: &[QUEUE_SIZE; 2],
+            config: Arc::new(ConfigSpace::new(config)),
+        }
+    }
+
+    fn receive(&self, active: &mut Active) -> Result<(), QueueError> {
+        let Activation { memory, queues, .. } = &mut active.activation;
+        let Some(queue) = queues.get_mut(RX).filter(|_| active.tap_ready) else { return Ok(()) };
+        match active.receiver.serve(memory, queue, self.tap.as_fd(), &self.counters, BATCH)? {
+            Pause::TapEmpty => active.tap_ready = false,
+            // The driver's kick goes on from here.
+            Pause::NoBuffers => {}
+            Pause::Turn => queue.kick_again(),
+        }
+        queue.notify()
+    }
+
+    fn transmit(&self, active: &mut Active) -> Result<(), QueueError> {
+        let Activation { memory, queues, .. } = &mut active.activation;
+        let Some(queue) = queues.get_mut(TX) else { return Ok(()) };
+        if tx::serve(memory, queue, self.tap.as_fd(), &self.counters, BATCH)? {
+            queue.kick_again();
+        }
+        queue.notify()
+    }
+}
+
+impl Device for Net {
+    fn activate(&mut self, activation: Activation) {
+        let features = activation.features;
+        if let Err(error) = sys::set_offloads(self.tap.as_fd(), offload::tap_flags(features)) {
+            crate::fact!("net: the tap refuses offloads: {error}");
+        }
+        let frame = if offload::large_frames(features) { MAX_FRAME } else { usize::from(self.mtu) + 14 + 8 };
+        let mergeable = features & 1 << VIRTIO_NET_F_MRG_RXBUF != 0;
+        let receiver = Receiver::new(mergeable, HEADER + frame);
+        self.active = Some(Active { activation, receiver, tap_ready: true });
+    }
+
+    fn deactivate(&mut self) {
+        self.active = None;
+        let _ = sys::set_offloads(self.tap.as_fd(), 0);
+    }
+}
+
+impl MutEventSubscriber for Net {
+    fn init(&mut self, ops: &mut EventOps) {
+        let Some(active) = &self.active else { return };
+        active.activation.watch_queues(ops);
+        let tap = Events::with_data(&self.tap, TAP, EventSet::IN | EventSet::EDGE_TRIGGERED);
+        if let Err(error) = ops.add(tap) {
+            crate::fact!("net: the tap {} cannot be watched: {error}", self.tap.as_raw_fd());
+        }
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        let Some(mut active) = self.active.take() else { return };
+        let number = events.data();
+        if number == TAP {
+            active.tap_ready = true;
+        } else if let Some(queue) = active.activation.queues.get(number as usize) {
+            let _ = queue.kick.read();
+        }
+        let done = if number as usize == TX { self.transmit(&mut active) } else { self.receive(&mut active) };
+        match done {
+            Ok(()) => self.active = Some(active),
+            Err(error) => {
+                let _ = ops.remove(Events::empty(&self.tap));
+                active.activation.fail(ops, &error);
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! virtio-vsock (virtio 1.2, section 5.10), stream sockets; the host's side is unix sockets.
+
+mod connection;
+mod host;
+mod mux;
+mod packet;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use event_manager::{EventOps, Events, MutEventSubscriber};
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::epoll::EventSet;
+
+use crate::config::VsockConfig;
+use crate::statistics;
+use crate::virtio::{Activation, ConfigSpace, Device, F_COMMON, Identity, QueueError, VirtQueue};
+use mux::Mux;
+use packet::{HEADER, Header};
+
+/// `VIRTIO_ID_VSOCK`.
+const ID: u32 = 19;
+/// Packets in one direction before others of the same thread have their turn.
+const BATCH: usize = 64;
+/// The most data of one packet for the guest.
+const MAX_DATA: usize = 64 << 10;
+
+/// Queue 0 is the guest's receiving, 1 its sending, 2 events, of which there are none.
+const TX: usize = 1;
+const QUEUES: usize = 3;
+/// Data of the host's events; those of the queues are the queues' numbers.
+const HOST: u32 = QUEUES as u32;
+
+struct Active {
+    activation: Activation,
+    mux: Mux,
+}
+
+/// The device.
+pub struct Vsock {
+    cid: u64,
+    socket: PathBuf,
+    listener: UnixListener,
+    counters: statistics::Shared,
+    active: Option<Active>,
+}
+
+impl Vsock {
+    /// Makes the host's socket; its clients wait until the guest has a driver.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn new(config: &VsockConfig, counters: statistics::Shared) -> io::Result<Self> {
+        let listener = host::listen(&config.socket)?;
+        let (cid, socket) = (u64::from(config.cid), config.socket.clone());
+        Ok(Self { cid, socket, listener, counters, active: None })
+    }
+
+    /// What the transport has to know.
+    pub fn identity(cid: u32) -> Identity {
+        let config = Arc::new(ConfigSpace::new(u64::from(cid).to_le_bytes().to_vec()));
+        Identity { kind: ID, features: F_COMMON, queue_sizes: &[256; QUEUES], config }
+    }
+
+    fn start(&self, activation: Activation) -> io::Result<Active> {
+        let mux = Mux::new(self.cid, self.socket.clone(), self.listener.try_clone()?)?;
+        Ok(Active { activation, mux })
+    }
+
+    fn serve(active: &mut Active, from_guest: bool) -> Result<(), QueueError> {
+        let Active { activation: Activation { memory, queues, .. }, mux } = active;
+        let [rx, tx, ..] = queues.as_mut_slice() else { return Ok(()) };
+        if from_guest && receive(memory, tx, mux)? {
+            tx.kick_again();
+        }
+        tx.notify()?;
+        if deliver(memory, rx, mux)? {
+            rx.kick_again();
+        }
+        rx.notify()
+    }
+}
+
+/// Takes packets of the guest; true when the turn was over first.
+fn receive(memory: &GuestMemoryMmap, tx: &mut VirtQueue, mux: &mut Mux) -> Result<bool, QueueError> {
+    for _ in 0..BATCH {
+        let Some(chain) = tx.pop()? else {
+            if tx.listen()? {
+                continue;
+            }
+            return Ok(false);
+        };
+        let mut header = [0; HEADER];
+        if chain.read(memory, 0, &mut header) {
+            let header = Header::parse(&header);
+            // A packet that is shorter than it says is none.
+            if header.length as usize <= chain.readable_bytes() - HEADER {
+                mux.take_packet(&header, |bytes| chain.readable(memory, HEADER, bytes));
+            }
+        }
+        tx.give_back(chain.head, 0)?;
+    }
+    Ok(true)
+}
+
+/// Gives packets to the guest; true when the turn was over first.
+fn deliver(memory: &GuestMemoryMmap, rx: &mut VirtQueue, mux: &mut Mux) -> Result<bool, QueueError> {
+    for _ in 0..BATCH {
+        if !mux.has_packet() {
+            return Ok(false);
+        }
+        let Some(chain) = rx.pop()? else {
+            if rx.listen()? {
+                continue;
+            }
+            // The driver's kick goes on from here.
+            return Ok(false);
+        };
+        // A buffer without room for data would never move a connection on.
+        if chain.writable_bytes() <= HEADER {
+            rx.give_back(chain.head, 0)?;
+            continue;
+        }
+        let Some(header) = mux.next_packet(&chain.writable(memory, HEADER, MAX_DATA)) else {
+            rx.unpop();
+            return Ok(false);
+        };
+        chain.write(memory, 0, &header.bytes());
+        rx.give_back(chain.head, HEADER as u32 + header.length)?;
+    }
+    Ok(true)
+}
+
+impl Device for Vsock {
+    fn activate(&mut self, activation: Activation) {
+        let interrupt = activation.interrupt.clone();
+        match self.start(activation) {
+            Ok(active) => self.active = Some(active),
+            Err(error) => interrupt.needs_reset(&format_args!("vsock: {error}")),
+        }
+    }
+
+    fn deactivate(&mut self) {
+        self.active = None;
+        self.counters.vsock_connections.set(0);
+    }
+}
+
+impl MutEventSubscriber for Vsock {
+    fn init(&mut self, ops: &mut EventOps) {
+        let Some(active) = &self.active else { return };
+        active.activation.watch_queues(ops);
+        if let Err(error) = ops.add(Events::with_data(active.mux.epoll(), HOST, EventSet::IN)) {
+            crate::fact!("vsock: the host's sockets cannot be watched: {error}");
+        }
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        let Some(mut active) = self.active.take() else { return };
+        let number = events.data();
+        if number == HOST {
+            active.mux.serve_host();
+        } else if let Some(queue) = active.activation.queues.get(number as usize) {
+            let _ = queue.kick.read();
+        }
+        let done = Self::serve(&mut active, number as usize == TX);
+        self.counters.vsock_connections.set(active.mux.connections() as u64);
+        match done {
+            Ok(()) => self.active = Some(active),
+            Err(error) => {
+                let _ = ops.remove(Events::empty(active.mux.epoll()));
+                active.activation.fail(ops, &error);
+            }
+        }
+    }
+}

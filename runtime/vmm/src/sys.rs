@@ -1,0 +1,9 @@
+//! Raw system calls and the crate's only `unsafe`. Each function states what makes it sound, and offers a
+//! safe interface to the rest.
+
+mod guest_io;
+mod kvm;
+mod signals;
+mod tap;
+
+pub use {guest_io::*, kvm::*, signals::*, tap::*};

@@ -1,0 +1,104 @@
+//! Reads and writes of files straight from and to guest memory.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use vm_memory::VolatileSlice;
+
+/// Pieces of guest memory, one after the other.
+pub type Slices<'a> = [VolatileSlice<'a>];
+
+/// The most pieces that one system call takes (`UIO_MAXIOV`); more are left for the next call.
+const MAX_IOVECS: usize = 1024;
+
+fn iovecs(slices: &Slices<'_>) -> Vec<libc::iovec> {
+    slices
+        .iter()
+        .take(MAX_IOVECS)
+        .map(|slice| libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len() })
+        .collect()
+}
+
+fn check(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// `preadv` into guest memory.
+///
+/// # Errors
+/// What the system says.
+pub fn read_at(file: BorrowedFd<'_>, slices: &Slices<'_>, offset: u64) -> io::Result<usize> {
+    let iovecs = iovecs(slices);
+    let offset = i64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    // SAFETY: the vectors describe guest memory that the slices' lifetimes keep mapped; the kernel writes
+    // into it, which is no different from the guest doing so, and no Rust reference to it exists.
+    check(unsafe { libc::preadv64(file.as_raw_fd(), iovecs.as_ptr(), iovecs.len() as i32, offset) })
+}
+
+/// `pwritev` from guest memory.
+///
+/// # Errors
+/// What the system says.
+pub fn write_at(file: BorrowedFd<'_>, slices: &Slices<'_>, offset: u64) -> io::Result<usize> {
+    let iovecs = iovecs(slices);
+    let offset = i64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    // SAFETY: the vectors describe guest memory that the slices' lifetimes keep mapped; the kernel only reads
+    // it.
+    check(unsafe { libc::pwritev64(file.as_raw_fd(), iovecs.as_ptr(), iovecs.len() as i32, offset) })
+}
+
+/// `readv` into guest memory.
+///
+/// # Errors
+/// What the system says.
+pub fn read(file: BorrowedFd<'_>, slices: &Slices<'_>) -> io::Result<usize> {
+    let iovecs = iovecs(slices);
+    // SAFETY: as for `read_at`.
+    check(unsafe { libc::readv(file.as_raw_fd(), iovecs.as_ptr(), iovecs.len() as i32) })
+}
+
+/// `writev` from guest memory.
+///
+/// # Errors
+/// What the system says.
+pub fn write(file: BorrowedFd<'_>, slices: &Slices<'_>) -> io::Result<usize> {
+    let iovecs = iovecs(slices);
+    // SAFETY: as for `write_at`.
+    check(unsafe { libc::writev(file.as_raw_fd(), iovecs.as_ptr(), iovecs.len() as i32) })
+}
+
+/// `send` from guest memory to a socket, without blocking and without SIGPIPE.
+///
+/// # Errors
+/// What the system says.
+pub fn send(socket: BorrowedFd<'_>, slices: &Slices<'_>) -> io::Result<usize> {
+    let mut iovecs = iovecs(slices);
+    // SAFETY: all-zeroes is a valid msghdr without name, vectors and control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = iovecs.as_mut_ptr();
+    message.msg_iovlen = iovecs.len();
+    // SAFETY: as for `write_at`; the header lives until the call returns.
+    check(unsafe { libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) })
+}
+
+/// `getrandom` into guest memory.
+///
+/// # Errors
+/// What the system says.
+pub fn random(slice: &VolatileSlice<'_>) -> io::Result<usize> {
+    let guard = slice.ptr_guard_mut();
+    // SAFETY: the pointer is valid for `slice.len()` bytes of guest memory, as for `read_at`.
+    check(unsafe { libc::getrandom(guard.as_ptr().cast(), slice.len(), 0) })
+}
+
+/// `fallocate`.
+///
+/// # Errors
+/// What the system says.
+pub fn fallocate(file: BorrowedFd<'_>, mode: i32, offset: u64, length: u64) -> io::Result<()> {
+    let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    };
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::fallocate64(file.as_raw_fd(), mode, offset, length) } as isize).map(drop)
+}

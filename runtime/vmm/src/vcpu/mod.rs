@@ -1,0 +1,136 @@
+//! vCPU threads: they run the guest and serve its port and MMIO accesses, nothing else.
+
+mod gate;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use crate::mmio_bus::MmioBus;
+use crate::pio::Ports;
+use crate::power::{Exit, ExitCell};
+use crate::statistics;
+
+use gate::Gate;
+
+/// How often a vCPU that has not left the guest is kicked again: a signal can come just before it enters.
+const KICK_AGAIN: Duration = Duration::from_millis(2);
+
+/// What every vCPU thread works with.
+#[derive(Clone)]
+pub struct Machine {
+    /// I/O ports.
+    pub ports: Arc<Ports>,
+    /// MMIO windows.
+    pub mmio: Arc<MmioBus>,
+    /// Where a vCPU declares the VM's end.
+    pub exit: ExitCell,
+    /// Counters of exits.
+    pub counters: statistics::Shared,
+}
+
+/// The running vCPUs.
+pub struct Vcpus {
+    threads: Vec<JoinHandle<()>>,
+    gate: Arc<Gate>,
+}
+
+impl Vcpus {
+    /// Starts a thread for each vCPU.
+    ///
+    /// # Errors
+    /// When the system refuses threads or the signal handler.
+    pub fn start(vcpus: Vec<VcpuFd>, machine: &Machine) -> io::Result<Self> {
+        extern "C" fn leave_the_guest(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+        register_signal_handler(SIGRTMIN(), leave_the_guest)
+            .map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
+        let gate = Arc::new(Gate::new(vcpus.len()));
+        let mut threads = Vec::new();
+        for (index, mut vcpu) in vcpus.into_iter().enumerate() {
+            let (machine, gate) = (machine.clone(), gate.clone());
+            threads.push(std::thread::Builder::new().name(format!("vcpu{index}")).spawn(move || {
+                let end = run(&mut vcpu, &machine, &gate);
+                gate.leave();
+                machine.exit.set(end);
+            })?);
+        }
+        Ok(Self { threads, gate })
+    }
+
+    /// Stops the vCPUs; returns when none is in the guest.
+    pub fn pause(&self) {
+        self.gate.close();
+        while !self.gate.wait_empty(KICK_AGAIN) {
+            for thread in self.threads.iter().filter(|thread| !thread.is_finished()) {
+                let _ = thread.kill(SIGRTMIN());
+            }
+        }
+    }
+
+    /// Lets the vCPUs go on.
+    pub fn resume(&self) {
+        self.gate.open();
+    }
+
+    /// Whether they are stopped.
+    pub fn paused(&self) -> bool {
+        self.gate.is_closed()
+    }
+}
+
+/// Runs until the VM ends.
+fn run(vcpu: &mut VcpuFd, machine: &Machine, gate: &Gate) -> Exit {
+    let counters = &machine.counters;
+    loop {
+        gate.pass();
+        match vcpu.run() {
+            Ok(VcpuExit::IoOut(port, data)) => {
+                counters.exits_io.add(1);
+                machine.ports.write(port, data);
+                // A vCPU that ended the VM must not run on: the guest believes it is off.
+                if machine.exit.is_set() {
+                    return Exit::Stopped;
+                }
+            }
+            Ok(VcpuExit::IoIn(port, data)) => {
+                counters.exits_io.add(1);
+                machine.ports.read(port, data);
+            }
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                counters.exits_mmio.add(1);
+                machine.mmio.read(address, data);
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                counters.exits_mmio.add(1);
+                machine.mmio.write(address, data);
+            }
+            Ok(VcpuExit::Shutdown) => return Exit::TripleFault,
+            Ok(VcpuExit::SystemEvent(event, _)) => return system_event(event),
+            Ok(VcpuExit::FailEntry(reason, cpu)) => {
+                return Exit::Failed(format!("KVM cannot enter the guest on CPU {cpu}: reason {reason:#x}"));
+            }
+            Ok(VcpuExit::InternalError) => {
+                let at = vcpu.get_regs().map_or(0, |registers| registers.rip);
+                return Exit::Failed(format!("KVM cannot emulate the guest's instruction at {at:#x}"));
+            }
+            Ok(VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => counters.exits_interrupted.add(1),
+            Ok(_) => counters.exits_other.add(1),
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                counters.exits_interrupted.add(1);
+            }
+            Err(error) => return Exit::Failed(format!("KVM_RUN: {error}")),
+        }
+    }
+}
+
+fn system_event(event: u32) -> Exit {
+    match event {
+        kvm_bindings::KVM_SYSTEM_EVENT_SHUTDOWN => Exit::PowerOff,
+        kvm_bindings::KVM_SYSTEM_EVENT_RESET => Exit::Reset,
+        event => Exit::Failed(format!("KVM reports system event {event}")),
+    }
+}

@@ -1,0 +1,171 @@
+//! Virtio 1.2: what is common to all devices, and the transport over MMIO.
+
+mod chain;
+mod config_space;
+mod interrupt;
+mod mmio;
+#[cfg(test)]
+pub mod testing;
+mod worker;
+
+use std::sync::Arc;
+
+use event_manager::{EventOps, Events, MutEventSubscriber};
+use virtio_queue::{Queue, QueueT};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::EventFd;
+
+pub use chain::{Chain, ChainError};
+pub use config_space::ConfigSpace;
+pub use interrupt::Interrupt;
+pub use mmio::{MmioTransport, QUEUE_NOTIFY, TransportError};
+pub use worker::{Worker, WorkerError, WorkerHandle};
+
+use crate::memory::Memory;
+
+/// `VIRTIO_F_VERSION_1`.
+pub const F_VERSION_1: u64 = 1 << 32;
+/// `VIRTIO_F_INDIRECT_DESC`.
+pub const F_INDIRECT_DESC: u64 = 1 << 28;
+/// `VIRTIO_F_EVENT_IDX`.
+pub const F_EVENT_IDX: u64 = 1 << 29;
+/// What every device offers beside its own.
+pub const F_COMMON: u64 = F_VERSION_1 | F_INDIRECT_DESC | F_EVENT_IDX;
+
+/// A device between its driver's DRIVER_OK and the next reset lives in a worker's event loop; before and
+/// after, the transport holds it.
+pub trait Device: MutEventSubscriber + Send {
+    /// Starts with the queues that the driver has set up. Descriptors are registered in
+    /// [`MutEventSubscriber::init`], which follows.
+    fn activate(&mut self, activation: Activation);
+
+    /// Stops: everything that the driver has given is forgotten. Nothing is in flight when this returns.
+    fn deactivate(&mut self);
+}
+
+/// A device of any kind.
+pub type BoxedDevice = Box<dyn Device>;
+
+/// What does not change about a device.
+pub struct Identity {
+    /// Device type (virtio 1.2, section 5).
+    pub kind: u32,
+    /// Feature bits offered.
+    pub features: u64,
+    /// The most descriptors of each queue.
+    pub queue_sizes: &'static [u16],
+    /// Its configuration space.
+    pub config: Arc<ConfigSpace>,
+}
+
+/// What a driver has set up.
+pub struct Activation {
+    /// Guest memory.
+    pub memory: Memory,
+    /// Features that both sides have.
+    pub features: u64,
+    /// The queues, as many as [`Identity::queue_sizes`] has.
+    pub queues: Vec<VirtQueue>,
+    /// To the driver.
+    pub interrupt: Interrupt,
+}
+
+impl Activation {
+    /// Has the event loop call the device at kicks of its queues; an event's data is the queue's number.
+    pub fn watch_queues(&self, ops: &mut EventOps) {
+        for (number, queue) in self.queues.iter().enumerate() {
+            if let Err(error) = ops.add(Events::with_data(&queue.kick, number as u32, EventSet::IN)) {
+                self.interrupt.needs_reset(&format_args!("its queue {number} cannot be watched: {error}"));
+            }
+        }
+    }
+
+    /// The driver broke the rules: the device hears no more kicks, and says that it needs a reset.
+    pub fn fail(&self, ops: &mut EventOps, error: &QueueError) {
+        for queue in &self.queues {
+            let _ = ops.remove(Events::empty(&queue.kick));
+        }
+        self.interrupt.needs_reset(error);
+    }
+}
+
+/// A queue and what tells of buffers in it.
+pub struct VirtQueue {
+    /// The ring.
+    pub queue: Queue,
+    /// Written by KVM when the driver notifies.
+    pub kick: EventFd,
+    memory: Memory,
+    interrupt: Interrupt,
+}
+
+/// The driver broke the rules of its queue: the device stops until it is reset.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// Ring indexes or addresses.
+    #[error("queue: {0}")]
+    Queue(#[from] virtio_queue::Error),
+    /// A descriptor chain.
+    #[error("descriptor chain: {0}")]
+    Chain(#[from] ChainError),
+    /// The driver has made a descriptor available that the device still holds.
+    #[error("more buffers are available than the queue has descriptors")]
+    Overcommitted,
+}
+
+impl VirtQueue {
+    /// The next chain that the driver has made available.
+    ///
+    /// # Errors
+    /// [`QueueError`] when the driver's ring is impossible; the device needs a reset then.
+    pub fn pop(&mut self) -> Result<Option<Chain>, QueueError> {
+        use virtio_queue::QueueOwnedT;
+        let Some(chain) = self.queue.iter(&*self.memory)?.next() else { return Ok(None) };
+        Ok(Some(Chain::parse(&self.memory, chain)?))
+    }
+
+    /// Puts back what was popped last, to be popped again later.
+    pub fn unpop(&mut self) {
+        use virtio_queue::QueueOwnedT;
+        self.queue.go_to_previous_position();
+    }
+
+    /// Gives a chain back with `written` bytes in its writable part. [`Self::notify`] follows some time.
+    ///
+    /// # Errors
+    /// [`QueueError::Queue`].
+    pub fn give_back(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
+        Ok(self.queue.add_used(&*self.memory, head, written)?)
+    }
+
+    /// Interrupts the driver if it wants to know of what was given back.
+    ///
+    /// # Errors
+    /// [`QueueError::Queue`].
+    pub fn notify(&mut self) -> Result<(), QueueError> {
+        if self.queue.needs_notification(&*self.memory)? {
+            self.interrupt.signal_queue();
+        }
+        Ok(())
+    }
+
+    /// Asks for kicks again; true when there is something to pop already.
+    ///
+    /// # Errors
+    /// [`QueueError::Queue`].
+    pub fn listen(&mut self) -> Result<bool, QueueError> {
+        Ok(self.queue.enable_notification(&*self.memory)?)
+    }
+
+    /// Wakes this queue's device again, for work left over when its share of time was up.
+    pub fn kick_again(&self) {
+        let _ = self.kick.write(1);
+    }
+
+    /// A queue of a test.
+    #[cfg(test)]
+    pub fn for_test(queue: Queue, memory: Memory, interrupt: Interrupt) -> Self {
+        let kick = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        Self { queue, kick, memory, interrupt }
+    }
+}

@@ -1,0 +1,88 @@
+//! Threads that run devices' event loops.
+
+use std::io;
+use std::thread::JoinHandle;
+
+use event_manager::{EventManager, RemoteEndpoint, SubscriberId};
+
+use super::BoxedDevice;
+use crate::fact;
+use crate::power::{Exit, ExitCell};
+
+/// A thread with an event loop.
+pub struct Worker {
+    handle: WorkerHandle,
+    /// Never joined: it ends with the process.
+    _thread: JoinHandle<()>,
+}
+
+/// How other threads reach a worker.
+#[derive(Clone)]
+pub struct WorkerHandle(RemoteEndpoint<BoxedDevice>);
+
+/// A worker is gone or out of descriptors.
+#[derive(Debug, thiserror::Error)]
+#[error("a device thread does not answer: {0:?}")]
+pub struct WorkerError(event_manager::Error);
+
+impl From<event_manager::Error> for WorkerError {
+    fn from(error: event_manager::Error) -> Self {
+        Self(error)
+    }
+}
+
+impl Worker {
+    /// Starts a thread. Its end would leave devices dead, so it ends the VM through `exit`.
+    ///
+    /// # Errors
+    /// When the system has no thread or descriptor left.
+    pub fn start(name: &str, exit: ExitCell) -> io::Result<Self> {
+        let mut manager = EventManager::<BoxedDevice>::new()
+            .map_err(|error| io::Error::other(format!("event loop of {name}: {error}")))?;
+        let handle = WorkerHandle(manager.remote_endpoint());
+        let label = name.to_owned();
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let failed = loop {
+                match manager.run() {
+                    Ok(_) => {}
+                    Err(event_manager::Error::Epoll(errno)) if errno.errno() == libc::EINTR => {}
+                    Err(error) => break error,
+                }
+            };
+            fact!("the event loop of {label} failed: {failed}");
+            exit.set(Exit::Failed(format!("the event loop of {label} failed: {failed}")));
+        })?;
+        Ok(Self { handle, _thread: thread })
+    }
+
+    /// A handle on the thread.
+    pub fn handle(&self) -> WorkerHandle {
+        self.handle.clone()
+    }
+}
+
+impl WorkerHandle {
+    /// Hands an activated device to the loop.
+    ///
+    /// # Errors
+    /// [`WorkerError`].
+    pub fn add(&self, device: BoxedDevice) -> Result<SubscriberId, WorkerError> {
+        self.0.call_blocking(move |loop_| Ok(loop_.add_subscriber(device)))
+    }
+
+    /// Takes a device back. It is not at work when this returns.
+    ///
+    /// # Errors
+    /// [`WorkerError`].
+    pub fn remove(&self, id: SubscriberId) -> Result<BoxedDevice, WorkerError> {
+        self.0.call_blocking(move |loop_| loop_.remove_subscriber(id).map_err(WorkerError))
+    }
+
+    /// Returns when the loop is between two events: what devices had in hand before is done.
+    ///
+    /// # Errors
+    /// [`WorkerError`].
+    pub fn barrier(&self) -> Result<(), WorkerError> {
+        self.0.call_blocking(|_| Ok(()))
+    }
+}

@@ -1,0 +1,157 @@
+//! Reading a VM's description, with every mistake named by its key.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::VmConfig;
+use crate::devices::net::parse_mac;
+use crate::layout;
+
+/// The most vCPUs of a VM.
+const MAX_VCPUS: u8 = 32;
+/// The least memory in which a kernel and the agent find room.
+const MIN_MEMORY_MIB: u32 = 32;
+/// The least MTU that IPv4 works with.
+const MIN_MTU: u16 = 68;
+/// Ids 0 to 2 are the hypervisor, the local machine and the host.
+const MIN_CID: u32 = 3;
+/// Devices that every VM has: rng and vsock.
+const FIXED_DEVICES: usize = 2;
+
+/// Why a description is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file.
+    #[error("reading the configuration {path}: {source}", path = path.display())]
+    Read {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Not JSON, or not with the right keys.
+    #[error("the configuration {path}: {source}", path = path.display())]
+    Json {
+        /// Its path.
+        path: PathBuf,
+        /// Names the key and the place.
+        source: serde_json::Error,
+    },
+    /// A value.
+    #[error("the configuration's {key} is {value}: {wanted}")]
+    Value {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        wanted: String,
+    },
+}
+
+/// Reads and checks the file at `path`.
+///
+/// # Errors
+/// [`ConfigError`].
+pub fn load_config(path: &Path) -> Result<VmConfig, ConfigError> {
+    let text = std::fs::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let config: VmConfig = serde_json::from_slice(&text)
+        .map_err(|source| ConfigError::Json { path: path.to_owned(), source })?;
+    check(&config)?;
+    Ok(config)
+}
+
+fn value(
+    key: impl Into<String>,
+    value: impl std::fmt::Display,
+    wanted: impl Into<String>,
+) -> Result<(), ConfigError> {
+    Err(ConfigError::Value { key: key.into(), value: value.to_string(), wanted: wanted.into() })
+}
+
+fn check(config: &VmConfig) -> Result<(), ConfigError> {
+    if config.id.is_empty() || config.id.contains(char::is_control) {
+        return value("id", format!("{:?}", config.id), "a name without control characters");
+    }
+    if !(1..=MAX_VCPUS).contains(&config.vcpus) {
+        return value("vcpus", config.vcpus, format!("1 to {MAX_VCPUS}"));
+    }
+    if config.memory_mib < MIN_MEMORY_MIB {
+        return value("memory_mib", config.memory_mib, format!("at least {MIN_MEMORY_MIB}"));
+    }
+    let slots = layout::MAX_DEVICES - FIXED_DEVICES;
+    let devices = usize::from(config.block_slots) + config.nets.len();
+    if devices > slots {
+        let wanted = format!("with the {} of nets at most {slots} devices", config.nets.len());
+        return value("block_slots", config.block_slots, wanted);
+    }
+    for (index, net) in config.nets.iter().enumerate() {
+        if parse_mac(&net.mac).is_none() {
+            let wanted = "a unicast address such as \"02:42:ac:11:00:02\"";
+            return value(format!("nets[{index}].mac"), format!("{:?}", net.mac), wanted);
+        }
+        if net.mtu < MIN_MTU {
+            return value(format!("nets[{index}].mtu"), net.mtu, format!("at least {MIN_MTU}"));
+        }
+        if net.tap_fd < 0 || config.nets.iter().take(index).any(|other| other.tap_fd == net.tap_fd) {
+            let wanted = "an inherited descriptor that no other interface has";
+            return value(format!("nets[{index}].tap_fd"), net.tap_fd, wanted);
+        }
+    }
+    if config.vsock.cid < MIN_CID || config.vsock.cid == u32::MAX {
+        return value("vsock.cid", config.vsock.cid, format!("{MIN_CID} to {}", u32::MAX - 1));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn good() -> Value {
+        json!({
+            "id": "pod", "vcpus": 2, "memory_mib": 128, "kernel": "/k", "initramfs": "/i", "cmdline": "",
+            "console_log": "/c", "console_log_limit": 65536, "block_slots": 4,
+            "nets": [{"tap_fd": 3, "mac": "02:42:ac:11:00:02", "mtu": 1500}],
+            "vsock": {"cid": 3, "socket": "/v"}, "control_socket": "/s"
+        })
+    }
+
+    fn load(json: &Value) -> Result<VmConfig, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), json.to_string()).unwrap();
+        load_config(file.path()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_good_one_is_read() {
+        assert_eq!(load(&good()).unwrap().nets[0].mtu, 1500);
+    }
+
+    #[test]
+    fn every_mistake_names_its_key() {
+        for (pointer, bad, named) in [
+            ("/id", json!("a\nb"), "id is \"a\\nb\""),
+            ("/vcpus", json!(0), "vcpus is 0"),
+            ("/vcpus", json!(33), "vcpus is 33"),
+            ("/vcpus", json!(300), "300"),
+            ("/memory_mib", json!(31), "memory_mib is 31"),
+            ("/block_slots", json!(17), "block_slots is 17"),
+            ("/nets/0/mac", json!("nonsense"), "nets[0].mac is \"nonsense\""),
+            ("/nets/0/mtu", json!(10), "nets[0].mtu is 10"),
+            ("/nets/0/tap_fd", json!(-1), "nets[0].tap_fd is -1"),
+            ("/vsock/cid", json!(2), "vsock.cid is 2"),
+        ] {
+            let mut json = good();
+            *json.pointer_mut(pointer).unwrap() = bad;
+            let error = load(&json).unwrap_err();
+            assert!(error.contains(named), "{error}");
+        }
+        let mut unknown = good();
+        unknown["colour"] = json!("blue");
+        assert!(load(&unknown).unwrap_err().contains("unknown field `colour`"));
+        let mut missing = good();
+        missing.as_object_mut().unwrap().remove("kernel");
+        assert!(load(&missing).unwrap_err().contains("missing field `kernel`"));
+    }
+}

@@ -1,0 +1,175 @@
+//! The control socket's server: see [`crate::control`] for what is said on it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::control::channel::{Channel, ControlError, Line};
+use crate::control::{Extent, Reply, Request, Response, VmState};
+use crate::devices::block::{Medium, MediumError, Slot, SlotError};
+use crate::fact;
+use crate::power::{Exit, ExitCell};
+use crate::statistics;
+use crate::vcpu::Vcpus;
+
+/// Clients at a time; more are turned away.
+const MAX_CLIENTS: usize = 16;
+/// A client that does not take its answer is given up.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// After a failure to accept, for want of descriptors most likely.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// What can be asked of a VM.
+pub struct Vm {
+    /// Locked while they stop, so that no resume comes between.
+    vcpus: Mutex<Vcpus>,
+    slots: Vec<Arc<Slot>>,
+    counters: statistics::Shared,
+    exit: ExitCell,
+    clients: AtomicUsize,
+}
+
+/// Why a request was not done.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("there is no block slot {slot}; the VM has {count}")]
+    NoSlot { slot: u8, count: usize },
+    #[error("attaching to block slot {slot}: {source}")]
+    Medium { slot: u8, source: MediumError },
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    #[error("{0} descriptors came with a request that takes none")]
+    StrayFds(usize),
+}
+
+impl Vm {
+    /// A running VM.
+    pub fn new(vcpus: Vcpus, slots: Vec<Arc<Slot>>, counters: statistics::Shared, exit: ExitCell) -> Self {
+        Self { vcpus: Mutex::new(vcpus), slots, counters, exit, clients: AtomicUsize::new(0) }
+    }
+
+    fn slot(&self, slot: u8) -> Result<&Slot, Refusal> {
+        let count = self.slots.len();
+        self.slots.get(usize::from(slot)).map(Arc::as_ref).ok_or(Refusal::NoSlot { slot, count })
+    }
+
+    fn attach(
+        &self,
+        slot: u8,
+        read_only: bool,
+        extents: &[Extent],
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), Refusal> {
+        let place = self.slot(slot)?;
+        let medium =
+            Medium::new(read_only, extents, fds).map_err(|source| Refusal::Medium { slot, source })?;
+        Ok(place.attach(medium)?)
+    }
+
+    fn serve(&self, request: Request, fds: Vec<OwnedFd>) -> Result<Reply, Refusal> {
+        if !fds.is_empty() && !matches!(request, Request::Attach { .. }) {
+            return Err(Refusal::StrayFds(fds.len()));
+        }
+        let vcpus = || self.vcpus.lock().unwrap_or_else(PoisonError::into_inner);
+        match request {
+            Request::State => {
+                let paused = vcpus().paused();
+                return Ok(Reply::State(if paused { VmState::Paused } else { VmState::Running }));
+            }
+            Request::Statistics => return Ok(Reply::Statistics(self.counters.snapshot())),
+            Request::Attach { slot, read_only, extents } => self.attach(slot, read_only, &extents, fds)?,
+            Request::Detach { slot } => self.slot(slot)?.detach()?,
+            Request::Pause => vcpus().pause(),
+            Request::Resume => vcpus().resume(),
+            // The end itself follows the answer.
+            Request::Stop => {}
+        }
+        Ok(Reply::Done)
+    }
+}
+
+/// Makes the socket (mode 0600).
+///
+/// # Errors
+/// What the system says.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Starts serving.
+///
+/// # Errors
+/// When there is no thread to be had.
+pub fn serve(listener: UnixListener, vm: Vm) -> io::Result<()> {
+    let vm = Arc::new(vm);
+    std::thread::Builder::new().name("control".to_owned()).spawn(move || {
+        for stream in listener.incoming() {
+            match stream {
+                Ok(stream) => welcome(stream, &vm),
+                Err(error) => {
+                    fact!("accepting on the control socket: {error}");
+                    std::thread::sleep(ACCEPT_AGAIN);
+                }
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn welcome(stream: UnixStream, vm: &Arc<Vm>) {
+    if vm.clients.fetch_add(1, Ordering::SeqCst) >= MAX_CLIENTS {
+        vm.clients.fetch_sub(1, Ordering::SeqCst);
+        answer(&mut Channel::new(stream), &Response::Error(format!("more than {MAX_CLIENTS} clients")));
+        return;
+    }
+    let of_client = Arc::clone(vm);
+    let thread = std::thread::Builder::new().name("client".to_owned()).spawn(move || {
+        converse(Channel::new(stream), &of_client);
+        of_client.clients.fetch_sub(1, Ordering::SeqCst);
+    });
+    if let Err(error) = thread {
+        vm.clients.fetch_sub(1, Ordering::SeqCst);
+        fact!("no thread for a client of the control socket: {error}");
+    }
+}
+
+/// Answers requests until the client leaves or what it sends cannot be told apart any more.
+fn converse(mut channel: Channel, vm: &Vm) {
+    loop {
+        let (response, stop) = match channel.receive(None) {
+            Ok(Some(Line { text, fds })) => match serde_json::from_slice(&text) {
+                Ok(request) => {
+                    let stop = request == Request::Stop;
+                    match vm.serve(request, fds) {
+                        Ok(reply) => (Response::Ok(reply), stop),
+                        Err(refusal) => (Response::Error(refusal.to_string()), false),
+                    }
+                }
+                Err(error) => (Response::Error(ControlError::from(error).to_string()), false),
+            },
+            Ok(None) => return,
+            Err(error) => {
+                answer(&mut channel, &Response::Error(error.to_string()));
+                return;
+            }
+        };
+        let answered = answer(&mut channel, &response);
+        if stop {
+            vm.exit.set(Exit::Stopped);
+        }
+        if !answered {
+            return;
+        }
+    }
+}
+
+fn answer(channel: &mut Channel, response: &Response) -> bool {
+    channel.send(response, &[], ANSWER_LIMIT).is_ok()
+}

@@ -1,0 +1,135 @@
+//! A VM's virtio devices, each with its window, its pin and its thread.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kvm_ioctls::{IoEventAddress, VmFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::kvm::KvmError;
+use crate::config::VmConfig;
+use crate::devices::block::{Block, Slot};
+use crate::devices::net::{Net, TapError, parse_mac};
+use crate::devices::rng::Rng;
+use crate::devices::vsock::Vsock;
+use crate::layout;
+use crate::memory::Memory;
+use crate::power::ExitCell;
+use crate::statistics;
+use crate::virtio::{
+    BoxedDevice, Identity, Interrupt, MmioTransport, QUEUE_NOTIFY, TransportError, Worker, WorkerHandle,
+};
+
+/// Why a VM has no devices.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// Threads and descriptors.
+    #[error("starting the device threads: {0}; is a limit of threads or open files too low?")]
+    Resources(#[from] io::Error),
+    /// The vsock's unix socket.
+    #[error("listening on the vsock's socket {path} (vsock.socket): {source}", path = path.display())]
+    Socket {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A network interface.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// A device's registers.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// Interrupts and notifications.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+}
+
+/// The devices, in the order of their windows.
+pub struct Devices {
+    /// Their registers.
+    pub transports: Vec<MmioTransport>,
+    /// The block slots, by number.
+    pub slots: Vec<Arc<Slot>>,
+}
+
+struct Builder<'a> {
+    vm: &'a VmFd,
+    memory: &'a Memory,
+    transports: Vec<MmioTransport>,
+}
+
+impl Builder<'_> {
+    /// An interrupt for the next device.
+    fn interrupt(&self) -> Result<Interrupt, DeviceError> {
+        let line = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        let pin = layout::irq(self.transports.len());
+        self.vm.register_irqfd(&line, pin).map_err(KvmError::call("registering an interrupt"))?;
+        Ok(Interrupt::new(line))
+    }
+
+    fn add(
+        &mut self,
+        identity: Identity,
+        device: BoxedDevice,
+        worker: &WorkerHandle,
+        interrupt: Interrupt,
+    ) -> Result<(), DeviceError> {
+        let window = layout::mmio_window(self.transports.len());
+        let transport =
+            MmioTransport::new(identity, device, worker.clone(), Arc::clone(self.memory), interrupt)?;
+        for (queue, kick) in transport.kicks().iter().enumerate() {
+            self.vm
+                .register_ioevent(kick, &IoEventAddress::Mmio(window + QUEUE_NOTIFY), queue as u32)
+                .map_err(KvmError::call("registering a notification"))?;
+        }
+        self.transports.push(transport);
+        Ok(())
+    }
+}
+
+/// Makes the devices of `config`. Disks have a thread of their own, because their requests may wait for the
+/// host's disk; all others never wait.
+///
+/// # Errors
+/// [`DeviceError`].
+pub fn build(
+    config: &VmConfig,
+    vm: &VmFd,
+    memory: &Memory,
+    counters: &statistics::Shared,
+    exit: &ExitCell,
+) -> Result<Devices, DeviceError> {
+    let io = Worker::start("io", exit.clone())?.handle();
+    let disks = Worker::start("block", exit.clone())?.handle();
+    let mut builder = Builder { vm, memory, transports: Vec::new() };
+
+    let interrupt = builder.interrupt()?;
+    builder.add(Rng::identity(), Box::new(Rng::default()), &io, interrupt)?;
+
+    let interrupt = builder.interrupt()?;
+    let vsock = Vsock::new(&config.vsock, counters.clone())
+        .map_err(|source| DeviceError::Socket { path: config.vsock.socket.clone(), source })?;
+    builder.add(Vsock::identity(config.vsock.cid), Box::new(vsock), &io, interrupt)?;
+
+    for net in &config.nets {
+        let interrupt = builder.interrupt()?;
+        let device = Net::new(net, counters.clone())?;
+        // The address was checked with the configuration.
+        let mac = parse_mac(&net.mac).unwrap_or_default();
+        builder.add(Net::identity(mac, net.mtu), Box::new(device), &io, interrupt)?;
+    }
+
+    let mut slots = Vec::new();
+    for number in 0..config.block_slots {
+        let interrupt = builder.interrupt()?;
+        let identity = Block::identity();
+        let slot = Slot::new(number, identity.config.clone(), interrupt.clone(), disks.clone());
+        let slot = Arc::new(slot);
+        let device = Block::new(Arc::clone(&slot), counters.clone());
+        builder.add(identity, Box::new(device), &disks, interrupt)?;
+        slots.push(slot);
+    }
+    Ok(Devices { transports: builder.transports, slots })
+}

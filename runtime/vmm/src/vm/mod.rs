@@ -1,0 +1,124 @@
+//! A VM from its description to its end.
+
+mod check;
+mod control;
+mod devices;
+mod kvm;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vmm_sys_util::eventfd::EventFd;
+
+pub use check::{ConfigError, load_config};
+pub use devices::DeviceError;
+pub use kvm::KvmError;
+
+use crate::boot::{self, BootError, registers};
+use crate::config::VmConfig;
+use crate::console::Console;
+use crate::memory::{self, MemoryError};
+use crate::mmio_bus::MmioBus;
+use crate::pio::Ports;
+use crate::power::ExitCell;
+use crate::statistics;
+use crate::sys;
+use crate::vcpu::{Machine, Vcpus};
+use crate::{acpi, fact, layout};
+
+pub use crate::power::Exit;
+
+/// Why a VM did not start.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum VmError {
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    #[error("the console's log {path} (console_log): {source}", path = path.display())]
+    Console { path: PathBuf, source: io::Error },
+    #[error("the control socket {path} (control_socket): {source}", path = path.display())]
+    Control { path: PathBuf, source: io::Error },
+    #[error("starting threads: {0}; is a limit of threads too low?")]
+    Threads(io::Error),
+}
+
+/// Runs the VM of `config` to its end. To be called once in a process, by its first thread: the VM's threads
+/// and memory go only with the process.
+///
+/// # Errors
+/// [`VmError`] when it does not start.
+pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
+    sys::hold_termination().map_err(VmError::Threads)?;
+    raise_open_files();
+    let exit = ExitCell::default();
+    let counters = statistics::Shared::default();
+
+    let memory = memory::allocate(config.memory_mib)?;
+    let entry = boot::load(&memory, &config.kernel, &config.initramfs, &config.cmdline)?;
+    let machine = kvm::Machine::new(&memory)?;
+    let devices = devices::build(config, &machine.vm, &memory, &counters, &exit)?;
+    acpi::write(&memory, config.vcpus, devices.transports.len())?;
+    registers::write_tables(&memory)?;
+    let console = console(config, &machine)?;
+    let ports = Arc::new(Ports::new(console, exit.clone()));
+    let vcpus = machine.vcpus(config.vcpus, entry)?;
+
+    let socket = control::listen(&config.control_socket)
+        .map_err(|source| VmError::Control { path: config.control_socket.clone(), source })?;
+    let world = Machine {
+        ports: Arc::clone(&ports),
+        mmio: Arc::new(MmioBus::new(devices.transports)),
+        exit: exit.clone(),
+        counters: counters.clone(),
+    };
+    let vcpus = Vcpus::start(vcpus, &world).map_err(VmError::Threads)?;
+    control::serve(socket, control::Vm::new(vcpus, devices.slots, counters, exit.clone()))
+        .map_err(VmError::Threads)?;
+    end_on_termination(exit.clone()).map_err(VmError::Threads)?;
+
+    let end = exit.wait();
+    ports.flush();
+    remove(&config.control_socket);
+    remove(&config.vsock.socket);
+    Ok(end)
+}
+
+fn console(config: &VmConfig, machine: &kvm::Machine) -> Result<Console, VmError> {
+    let failed = |source| VmError::Console { path: config.console_log.clone(), source };
+    let line = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(failed)?;
+    machine
+        .vm
+        .register_irqfd(&line, layout::SERIAL_IRQ)
+        .map_err(KvmError::call("registering the console's interrupt"))?;
+    Console::new(line, &config.console_log, config.console_log_limit).map_err(failed)
+}
+
+/// Each vsock connection and each file of a disk is a descriptor; the usual soft limit is 1024.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+fn end_on_termination(exit: ExitCell) -> io::Result<()> {
+    std::thread::Builder::new().name("signals".to_owned()).spawn(
+        move || match sys::wait_for_termination() {
+            Ok(()) => exit.set(Exit::Stopped),
+            Err(error) => fact!("waiting for SIGTERM: {error}; only the control socket ends this VM"),
+        },
+    )?;
+    Ok(())
+}
+
+fn remove(socket: &Path) {
+    if let Err(error) = std::fs::remove_file(socket) {
+        fact!("removing {}: {error}", socket.display());
+    }
+}
