@@ -50,6 +50,9 @@ pub enum ImageError {
     /// A budget is exceeded (RESOURCE_EXHAUSTED).
     #[error("image exceeds a limit: {0}")]
     TooLarge(String),
+    /// Another process has the store open (UNAVAILABLE).
+    #[error("the image store {0} is in use by another process: stop that one, or choose another directory")]
+    InUse(String),
     /// The host's file system or a process failed (INTERNAL; RESOURCE_EXHAUSTED for a full disk).
     #[error("{what}: {source}")]
     Io {

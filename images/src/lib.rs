@@ -6,10 +6,18 @@
 //! the other. No archive is ever unpacked into a directory of the host.
 #![forbid(unsafe_code)]
 
+mod config;
 pub mod convert;
 mod digest;
 mod error;
 pub mod image;
+mod manifest;
+mod progress;
+mod reference;
+mod store;
 pub mod tree;
 
+pub use config::{Credentials, RegistryConfig};
 pub use error::{ImageError, Result};
+pub use progress::{Progress, Silent, Step};
+pub use store::{Disk, DiskExtent, Image, ImageStore, Usage};

@@ -198,7 +198,9 @@ impl<R: Read> TreeReader<R> {
         let mut magic = [0; 8];
         input.read_exact(&mut magic).map_err(|e| ConvertError::io("reading a layer's tree", &e))?;
         if &magic != MAGIC {
-            return Err(ConvertError::malformed("a layer's tree has no magic: remove the image and pull again"));
+            return Err(ConvertError::malformed(
+                "a layer's tree has no magic: remove the image and pull again",
+            ));
         }
         Ok(Self { input, data_len, done: false })
     }
@@ -241,7 +243,9 @@ impl<R: Read> TreeReader<R> {
                 Kind::File { offset: a, size: b }
             }
             1 => Kind::Dir,
-            2 if !link.is_empty() && link.len() <= path::PATH_MAX && !link.contains(&0) => Kind::Symlink(link),
+            2 if !link.is_empty() && link.len() <= path::PATH_MAX && !link.contains(&0) => {
+                Kind::Symlink(link)
+            }
             3 if !link.is_empty() && path::is_normal(&link) => Kind::Hardlink(link),
             4 => device().map(|(major, minor)| Kind::Char(major, minor))?,
             5 => device().map(|(major, minor)| Kind::Block(major, minor))?,

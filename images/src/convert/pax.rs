@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn records_are_read() {
-        let pax = Pax::parse(b"12 path=a=b\n12 size=123\n20 mtime=-1.5000000\n28 SCHILY.xattr.user.k=a\n\0b\n");
+        let pax =
+            Pax::parse(b"12 path=a=b\n12 size=123\n20 mtime=-1.5000000\n28 SCHILY.xattr.user.k=a\n\0b\n");
         let pax = pax.unwrap();
         assert_eq!(pax.path.unwrap(), b"a=b");
         assert_eq!(pax.size, Some(123));

@@ -234,7 +234,9 @@ impl<'a> TarReader<'a> {
                 .sum()
         };
         if stated != sum(false) && stated != sum(true) {
-            return Err(ConvertError::malformed("a header's checksum is wrong: this is no tar archive, or damaged"));
+            return Err(ConvertError::malformed(
+                "a header's checksum is wrong: this is no tar archive, or damaged",
+            ));
         }
         Ok(Some(block))
     }

@@ -50,12 +50,7 @@ struct Plan {
 }
 
 /// Writes `tree` to `meta`; `data` are the lengths of the layers' data behind it. Returns the bytes written.
-pub(super) fn write(
-    tree: &Merged,
-    data: &[u64],
-    uuid: [u8; 16],
-    meta: &File,
-) -> Result<u64, ConvertError> {
+pub(super) fn write(tree: &Merged, data: &[u64], uuid: [u8; 16], meta: &File) -> Result<u64, ConvertError> {
     let plan = plan(tree)?;
     let mut first_blocks = Vec::with_capacity(data.len());
     let mut blocks = plan.meta_blocks;

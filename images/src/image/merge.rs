@@ -105,7 +105,10 @@ impl Merged {
                     return Ok(None);
                 }
                 if name.len() > NAME_MAX {
-                    return Err(ConvertError::malformed(format!("{} leads to a name over 255 bytes", show(path))));
+                    return Err(ConvertError::malformed(format!(
+                        "{} leads to a name over 255 bytes",
+                        show(path)
+                    )));
                 }
                 let made = self.add(directory(current))?;
                 if let Some(children) = self.children_mut(current) {
@@ -129,7 +132,10 @@ impl Merged {
             current = found;
         }
         if !self.is_dir(current) {
-            return Err(ConvertError::malformed(format!("{} is used as a directory but is none", show(path))));
+            return Err(ConvertError::malformed(format!(
+                "{} is used as a directory but is none",
+                show(path)
+            )));
         }
         Ok(Some(current))
     }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{LayerInput, build_image};
-use crate::convert::{ConvertError, Limits, convert_layer};
 use crate::convert::tests::{archive, pax};
+use crate::convert::{ConvertError, Limits, convert_layer};
 
 /// Converts and merges `layers`, writes the composed disk into `dir`, checks and extracts it.
 fn build(dir: &Path, layers: &[Vec<u8>]) -> Result<PathBuf, ConvertError> {

@@ -1,0 +1,162 @@
+//! The store's records, in one transactional file.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::error::{ImageError, Result};
+
+const IMAGES: TableDefinition<&str, &[u8]> = TableDefinition::new("images");
+const LAYERS: TableDefinition<&str, &[u8]> = TableDefinition::new("layers");
+/// Complete references and the images they name.
+const REFERENCES: TableDefinition<&str, &str> = TableDefinition::new("references");
+
+/// An image, by its id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ImageRecord {
+    /// The layers' diff-ids, lowest first.
+    pub(crate) layers: Vec<String>,
+    /// Bytes of `meta`.
+    pub(crate) meta_len: u64,
+}
+
+/// A layer, by its diff-id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LayerRecord {
+    /// Digest of the blob that it was made from.
+    pub(crate) blob: String,
+    pub(crate) data_len: u64,
+    pub(crate) tree_len: u64,
+}
+
+/// The open index. Every change is on disk when its call returns.
+pub(crate) struct Index {
+    db: Database,
+}
+
+impl Index {
+    /// Opens or makes the index at `path`, which no other process may have open.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let db = Database::create(path).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => ImageError::InUse(path.display().to_string()),
+            error => failed(error),
+        })?;
+        let write = db.begin_write().map_err(failed)?;
+        write.open_table(IMAGES).map_err(failed)?;
+        write.open_table(LAYERS).map_err(failed)?;
+        write.open_table(REFERENCES).map_err(failed)?;
+        write.commit().map_err(failed)?;
+        Ok(Self { db })
+    }
+
+    pub(crate) fn image(&self, id: &str) -> Result<Option<ImageRecord>> {
+        self.get(IMAGES, id)
+    }
+
+    pub(crate) fn layer(&self, diff_id: &str) -> Result<Option<LayerRecord>> {
+        self.get(LAYERS, diff_id)
+    }
+
+    pub(crate) fn images(&self) -> Result<BTreeMap<String, ImageRecord>> {
+        self.all(IMAGES)
+    }
+
+    pub(crate) fn layers(&self) -> Result<BTreeMap<String, LayerRecord>> {
+        self.all(LAYERS)
+    }
+
+    /// The image that `reference` names.
+    pub(crate) fn resolve(&self, reference: &str) -> Result<Option<String>> {
+        let read = self.db.begin_read().map_err(failed)?;
+        let table = read.open_table(REFERENCES).map_err(failed)?;
+        Ok(table.get(reference).map_err(failed)?.map(|id| id.value().to_owned()))
+    }
+
+    /// All references, sorted, with the images they name.
+    pub(crate) fn references(&self) -> Result<Vec<(String, String)>> {
+        let read = self.db.begin_read().map_err(failed)?;
+        let table = read.open_table(REFERENCES).map_err(failed)?;
+        let mut found = Vec::new();
+        for row in table.iter().map_err(failed)? {
+            let (reference, id) = row.map_err(failed)?;
+            found.push((reference.value().to_owned(), id.value().to_owned()));
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn put_layer(&self, diff_id: &str, record: &LayerRecord) -> Result<()> {
+        let write = self.db.begin_write().map_err(failed)?;
+        write.open_table(LAYERS).map_err(failed)?.insert(diff_id, &encode(record)?[..]).map_err(failed)?;
+        write.commit().map_err(failed)
+    }
+
+    /// Adds the image `id` with `references`, which then name no other image.
+    pub(crate) fn put_image(&self, id: &str, record: &ImageRecord, references: &[String]) -> Result<()> {
+        let write = self.db.begin_write().map_err(failed)?;
+        write.open_table(IMAGES).map_err(failed)?.insert(id, &encode(record)?[..]).map_err(failed)?;
+        {
+            let mut table = write.open_table(REFERENCES).map_err(failed)?;
+            for reference in references {
+                table.insert(reference.as_str(), id).map_err(failed)?;
+            }
+        }
+        write.commit().map_err(failed)
+    }
+
+    /// Forgets `images` with all references to them, and `layers`.
+    pub(crate) fn delete(&self, images: &BTreeSet<String>, layers: &BTreeSet<String>) -> Result<()> {
+        let write = self.db.begin_write().map_err(failed)?;
+        {
+            let mut table = write.open_table(IMAGES).map_err(failed)?;
+            for id in images {
+                table.remove(id.as_str()).map_err(failed)?;
+            }
+            let mut table = write.open_table(REFERENCES).map_err(failed)?;
+            table.retain(|_, id| !images.contains(id)).map_err(failed)?;
+            let mut table = write.open_table(LAYERS).map_err(failed)?;
+            for diff_id in layers {
+                table.remove(diff_id.as_str()).map_err(failed)?;
+            }
+        }
+        write.commit().map_err(failed)
+    }
+
+    fn get<T: DeserializeOwned>(&self, table: TableDefinition<&str, &[u8]>, key: &str) -> Result<Option<T>> {
+        let read = self.db.begin_read().map_err(failed)?;
+        let table = read.open_table(table).map_err(failed)?;
+        table.get(key).map_err(failed)?.map(|record| decode(record.value())).transpose()
+    }
+
+    fn all<T: DeserializeOwned>(&self, table: TableDefinition<&str, &[u8]>) -> Result<BTreeMap<String, T>> {
+        let read = self.db.begin_read().map_err(failed)?;
+        let table = read.open_table(table).map_err(failed)?;
+        let mut found = BTreeMap::new();
+        for row in table.iter().map_err(failed)? {
+            let (key, record) = row.map_err(failed)?;
+            found.insert(key.value().to_owned(), decode(record.value())?);
+        }
+        Ok(found)
+    }
+}
+
+fn encode(record: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(record).map_err(|e| index_io(e.into()))
+}
+
+fn decode<T: DeserializeOwned>(record: &[u8]) -> Result<T> {
+    serde_json::from_slice(record).map_err(|e| index_io(e.into()))
+}
+
+fn failed(error: impl Into<redb::Error>) -> ImageError {
+    index_io(match error.into() {
+        redb::Error::Io(error) => error,
+        error => io::Error::other(error),
+    })
+}
+
+fn index_io(source: io::Error) -> ImageError {
+    ImageError::Io { what: "the image store's index".into(), source }
+}

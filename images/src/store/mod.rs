@@ -1,0 +1,265 @@
+//! The content store: layers by diff-id, images by the digest of their configuration.
+
+mod files;
+mod index;
+mod pins;
+mod pull;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use oci_spec::image::ImageConfiguration;
+
+use crate::config::RegistryConfig;
+use crate::digest;
+use crate::error::{ImageError, IoContext, Result};
+use crate::manifest::parse_config;
+use crate::reference::Reference;
+
+pub use files::Usage;
+use files::{Files, Folder};
+use index::Index;
+use pins::Pins;
+
+/// Shortest beginning of an id that is taken for one.
+const PREFIX_MIN: usize = 6;
+
+/// An image of the store.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// "sha256:…" of its configuration.
+    pub id: String,
+    /// Complete references with tags, sorted.
+    pub repo_tags: Vec<String>,
+    /// Complete references with digests, sorted.
+    pub repo_digests: Vec<String>,
+    /// Bytes of its disk and its layers' trees; layers may be shared with other images.
+    pub size: u64,
+    /// Whether it must not be removed to win space; no image of the store is.
+    pub pinned: bool,
+    /// Its configuration.
+    pub config: ImageConfiguration,
+}
+
+/// An image's read-only disk: an EROFS file system in pieces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// The pieces, one behind the other.
+    pub extents: Vec<DiskExtent>,
+}
+
+/// A piece of a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskExtent {
+    /// The file; once opened it can be read though the image be removed.
+    pub file: PathBuf,
+    /// Where the piece begins in it, in bytes.
+    pub offset: u64,
+    /// Bytes, a multiple of 4096.
+    pub length: u64,
+}
+
+/// The images of a node.
+#[derive(Clone)]
+pub struct ImageStore {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// What pulls share.
+pub(crate) struct Inner {
+    pub(crate) files: Files,
+    pub(crate) index: Index,
+    pub(crate) pins: Pins,
+    pub(crate) config: RegistryConfig,
+}
+
+impl ImageStore {
+    /// Opens or makes the store in `root` and removes what unfinished pulls and removals left in it.
+    ///
+    /// # Errors
+    /// [`ImageError::InUse`] if another process has it open, [`ImageError::Io`].
+    pub fn open(root: &Path, config: RegistryConfig) -> Result<Self> {
+        let files = Files::open(root)?;
+        let index = Index::open(&files.index())?;
+        let inner = Inner { files, index, pins: Pins::default(), config };
+        inner.mend()?;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The image of that id ("sha256:…", or the first six or more of its digits where they are unique) or
+    /// reference.
+    ///
+    /// # Errors
+    /// [`ImageError::InvalidReference`] for what is neither, or for digits that fit several ids.
+    pub fn status(&self, name_or_id: &str) -> Result<Option<Image>> {
+        let Some(id) = self.inner.find(name_or_id)? else { return Ok(None) };
+        let references = self.inner.index.references()?;
+        self.inner.index.image(&id)?.map(|record| self.inner.view(&id, &record, &references)).transpose()
+    }
+
+    /// All images, by id.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`].
+    pub fn list(&self) -> Result<Vec<Image>> {
+        let references = self.inner.index.references()?;
+        self.inner.index.images()?.iter().map(|(id, image)| self.inner.view(id, image, &references)).collect()
+    }
+
+    /// Removes the image of that id or reference, all references to it, and the layers that no other image
+    /// has. One that is not there is no error. Whoever has the disk's files open keeps them.
+    ///
+    /// # Errors
+    /// [`ImageError::InvalidReference`], [`ImageError::Io`].
+    pub fn remove(&self, name_or_id: &str) -> Result<()> {
+        let pins = self.inner.pins.lock();
+        match self.inner.find(name_or_id)? {
+            Some(id) => self.inner.collect(&pins, Some(&id)),
+            None => Ok(()),
+        }
+    }
+
+    /// The disk of the image `id`.
+    ///
+    /// # Errors
+    /// [`ImageError::NotFound`].
+    pub fn disk(&self, id: &str) -> Result<Disk> {
+        let missing = || ImageError::NotFound(format!("image {:?}", digest::clip(id)));
+        let record = self.inner.index.image(id)?.ok_or_else(missing)?;
+        let meta = self.inner.files.image(id)?.join("meta");
+        let mut extents = vec![DiskExtent { file: meta, offset: 0, length: record.meta_len }];
+        for diff_id in &record.layers {
+            let length = self.inner.index.layer(diff_id)?.ok_or_else(missing)?.data_len;
+            if length != 0 {
+                extents.push(DiskExtent {
+                    file: self.inner.files.layer(diff_id)?.join("data"),
+                    offset: 0,
+                    length,
+                });
+            }
+        }
+        Ok(Disk { extents })
+    }
+
+    /// What all images and unfinished pulls take on disk.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`].
+    pub fn usage(&self) -> Result<Usage> {
+        self.inner.files.usage()
+    }
+}
+
+impl Inner {
+    /// Brings files and records together after a start.
+    fn mend(&self) -> Result<()> {
+        let has = |file: PathBuf, length| file.metadata().is_ok_and(|metadata| metadata.len() == length);
+        let mut layers = self.index.layers()?;
+        let mut lost_layers = BTreeSet::new();
+        for (diff_id, record) in &layers {
+            let dir = self.files.layer(diff_id)?;
+            if !has(dir.join("data"), record.data_len) || !has(dir.join("tree"), record.tree_len) {
+                lost_layers.insert(diff_id.clone());
+            }
+        }
+        layers.retain(|diff_id, _| !lost_layers.contains(diff_id));
+        let mut images = self.index.images()?;
+        let mut lost_images = BTreeSet::new();
+        for (id, record) in &images {
+            let dir = self.files.image(id)?;
+            let whole = has(dir.join("meta"), record.meta_len) && dir.join("config").is_file();
+            if !whole || !record.layers.iter().all(|diff_id| layers.contains_key(diff_id)) {
+                lost_images.insert(id.clone());
+            }
+        }
+        images.retain(|id, _| !lost_images.contains(id));
+        let used: BTreeSet<&String> = images.values().flat_map(|image| &image.layers).collect();
+        lost_layers.extend(layers.keys().filter(|diff_id| !used.contains(diff_id)).cloned());
+        if !lost_images.is_empty() || !lost_layers.is_empty() {
+            tracing::warn!(
+                images = lost_images.len(),
+                layers = lost_layers.len(),
+                "the image store drops what is incomplete or unused"
+            );
+            self.index.delete(&lost_images, &lost_layers)?;
+        }
+        self.files.sweep(|folder, digest| match folder {
+            Folder::Tmp => false,
+            Folder::Layers => layers.contains_key(digest) && !lost_layers.contains(digest),
+            Folder::Images => images.contains_key(digest),
+        })
+    }
+
+    /// Removes the image `gone` and every layer that neither an image nor a pull wants. `pins` is the held
+    /// lock.
+    pub(crate) fn collect(&self, pins: &BTreeMap<String, usize>, gone: Option<&str>) -> Result<()> {
+        let mut images = self.index.images()?;
+        let removed: BTreeSet<String> =
+            gone.into_iter().filter_map(|id| images.remove_entry(id)).map(|(id, _)| id).collect();
+        let used: BTreeSet<&String> =
+            images.values().flat_map(|image| &image.layers).chain(pins.keys()).collect();
+        let layers: BTreeSet<String> =
+            self.index.layers()?.into_keys().filter(|diff_id| !used.contains(diff_id)).collect();
+        if removed.is_empty() && layers.is_empty() {
+            return Ok(());
+        }
+        // Records first: whatever happens to the files then, nothing points at a missing one.
+        self.index.delete(&removed, &layers)?;
+        for id in &removed {
+            self.files.discard(&self.files.image(id)?)?;
+        }
+        for diff_id in &layers {
+            self.files.discard(&self.files.layer(diff_id)?)?;
+        }
+        Ok(())
+    }
+
+    /// The id that a name or the beginning of an id stands for.
+    fn find(&self, name_or_id: &str) -> Result<Option<String>> {
+        let hex = name_or_id.strip_prefix("sha256:");
+        if let Some(hex) = hex
+            && hex.len() == 64
+            && digest::is_hex(hex)
+        {
+            return Ok(self.index.image(name_or_id)?.map(|_| name_or_id.to_owned()));
+        }
+        let reference = Reference::parse(name_or_id);
+        if let Ok(reference) = &reference
+            && let Some(id) = self.index.resolve(&reference.to_string())?
+        {
+            return Ok(Some(id));
+        }
+        let digits = hex.unwrap_or(name_or_id);
+        if digits.len() < PREFIX_MIN || !digest::is_hex(digits) {
+            return reference.map(|_| None);
+        }
+        let prefix = format!("sha256:{digits}");
+        let mut matches = self.index.images()?.into_keys().filter(|id| id.starts_with(&prefix));
+        match (matches.next(), matches.next()) {
+            (Some(_), Some(_)) => Err(ImageError::InvalidReference {
+                reference: name_or_id.to_owned(),
+                reason: "several images' ids begin so".into(),
+            }),
+            (found, _) => Ok(found),
+        }
+    }
+
+    fn view(&self, id: &str, record: &index::ImageRecord, references: &[(String, String)]) -> Result<Image> {
+        let path = self.files.image(id)?.join("config");
+        let config = std::fs::read(&path).during(|| format!("reading {}", path.display()))?;
+        let mut size = record.meta_len;
+        for diff_id in record.layers.iter().collect::<BTreeSet<_>>() {
+            if let Some(layer) = self.index.layer(diff_id)? {
+                size += layer.data_len + layer.tree_len;
+            }
+        }
+        let names =
+            references.iter().filter(|(_, named)| named == id).map(|(reference, _)| reference.clone());
+        let (repo_digests, repo_tags) = names.partition(|name| name.contains('@'));
+        let config = parse_config(&config)?;
+        Ok(Image { id: id.to_owned(), repo_tags, repo_digests, size, pinned: false, config })
+    }
+}
