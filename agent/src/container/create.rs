@@ -1,0 +1,76 @@
+//! CreateContainer.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use husk_proto::agent::{CreateContainerRequest, RootFs, TerminalSize, User};
+use oci_spec::runtime::{Process as OciProcess, Spec};
+
+use super::root::Root;
+use super::usage::Usage;
+use super::user::{Identity, resolve_in};
+use super::{Container, Stage, Tools, spec, terminal_size};
+use crate::cgroup::Cgroup;
+use crate::error::{Context, Error, Result};
+use crate::inroot;
+use crate::paths;
+use crate::process::Process;
+
+impl Container {
+    /// Mounts the root, resolves the user and writes the bundle. The id has been checked and is nobody's.
+    pub async fn create(tools: &Tools, request: CreateContainerRequest) -> Result<Arc<Self>> {
+        let mut spec = spec::parse(&request.oci_spec)?;
+        let rootfs = request.rootfs.ok_or_else(|| Error::Invalid("the request names no image (rootfs)".into()))?;
+        let bundle = paths::bundle(&request.id);
+        fs::create_dir_all(&bundle).context(|| format!("making {}", bundle.display()))?;
+        let root = Root::mount(&tools.images, &request.id, &rootfs.image_serial).await?;
+        let prepared = prepare(&request.id, &mut spec, &rootfs, &request.user.unwrap_or_default(), root.place());
+        let (identity, template) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                if let Err(e) = root.unmount(&tools.images).await {
+                    tracing::warn!(container = request.id, "after a failed creation: {e}");
+                }
+                let _ = fs::remove_dir_all(&bundle);
+                return Err(error);
+            }
+        };
+        let process = Process::new(template.terminal() == Some(true));
+        process.set_initial_size(initial_size(&template));
+        Ok(Arc::new(Self {
+            cgroup: Cgroup::of(&request.id),
+            id: request.id,
+            template,
+            user: identity.user,
+            stdin: request.stdin,
+            process,
+            devices: spec.linux().as_ref().and_then(|l| l.resources().as_ref()?.devices().clone()),
+            execs: Mutex::default(),
+            root,
+            usage: Usage::default(),
+            stage: tokio::sync::Mutex::new(Stage::Created),
+        }))
+    }
+}
+
+fn prepare(id: &str, spec: &mut Spec, rootfs: &RootFs, user: &User, root: &Path) -> Result<(Identity, OciProcess)> {
+    let inside = inroot::Root::open(root).context(|| format!("opening {}", root.display()))?;
+    let identity = resolve_in(&inside, user)?;
+    spec::complete(spec, id, &identity.user, &identity.home, rootfs.read_only);
+    let process = spec.process().clone().ok_or_else(|| Error::Invalid("the OCI spec has no process".into()))?;
+    inside
+        .create_dir_all(process.cwd())
+        .context(|| format!("making the working directory {}", process.cwd().display()))?;
+    let config = paths::bundle(id).join("config.json");
+    let json = serde_json::to_vec(spec).map_err(|e| Error::Internal(format!("writing the OCI spec: {e}")))?;
+    fs::write(&config, json).context(|| format!("writing {}", config.display()))?;
+    Ok((identity, process))
+}
+
+/// The terminal's size that the spec asks for (`process.consoleSize`).
+fn initial_size(process: &OciProcess) -> Option<TerminalSize> {
+    let size = process.console_size()?;
+    let cells = |n: u64| u32::try_from(n).ok();
+    terminal_size(Some(TerminalSize { rows: cells(size.height())?, columns: cells(size.width())? }))
+}

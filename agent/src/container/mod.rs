@@ -1,0 +1,143 @@
+//! The pod's containers: from the request to the running process and back to nothing.
+
+mod create;
+mod delete;
+mod exec;
+mod root;
+mod spec;
+mod start;
+mod usage;
+mod user;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use husk_proto::agent::{self, ProcessId, ProcessState, ResolvedUser, StatsResponse, TerminalSize};
+use oci_spec::runtime::{LinuxDeviceCgroup, Process as OciProcess};
+
+pub use self::root::Images;
+use self::root::Root;
+use self::usage::Usage;
+use crate::cgroup::Cgroup;
+use crate::error::{Error, Result};
+use crate::process::Process;
+use crate::reaper::Reaper;
+
+/// The most exec'd processes that one container has at a time, those that have exited but are not deleted
+/// included.
+const MAX_EXECS: usize = 512;
+
+/// A container of the pod.
+pub struct Container {
+    id: String,
+    /// As in the spec, with what the agent has filled in: what exec'd processes are like.
+    template: OciProcess,
+    user: ResolvedUser,
+    stdin: bool,
+    process: Arc<Process>,
+    execs: Mutex<BTreeMap<String, Arc<Process>>>,
+    cgroup: Cgroup,
+    /// The spec's rules; `None` for no restriction.
+    devices: Option<Vec<LinuxDeviceCgroup>>,
+    root: Root,
+    usage: Usage,
+    /// Held by what changes the container's state.
+    stage: tokio::sync::Mutex<Stage>,
+}
+
+/// How far a container has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Created,
+    Started,
+    Deleted,
+}
+
+impl Container {
+    /// Who its processes run as.
+    pub fn user(&self) -> &ResolvedUser {
+        &self.user
+    }
+
+    /// Its own process, or one that was exec'd in it.
+    pub fn process(&self, exec_id: &str) -> Result<Arc<Process>> {
+        if exec_id.is_empty() {
+            return Ok(Arc::clone(&self.process));
+        }
+        let unknown = || Error::NotFound(format!("container {} has no process {exec_id:?}", self.id));
+        self.execs(|execs| execs.get(exec_id).cloned()).ok_or_else(unknown)
+    }
+
+    /// Forgets an exec'd process that has exited.
+    pub fn forget(&self, exec_id: &str) -> Result<()> {
+        self.execs(|execs| match execs.get(exec_id) {
+            Some(process) if process.exit().is_none() => {
+                Err(Error::State(format!("process {exec_id:?} of container {} still runs", self.id)))
+            }
+            _ => {
+                execs.remove(exec_id);
+                Ok(())
+            }
+        })
+    }
+
+    /// Sends a signal to a process, or to all of them.
+    pub fn signal(&self, process: &ProcessId, signal: u32, all: bool) -> Result<()> {
+        let signal = i32::try_from(signal)
+            .ok()
+            .filter(|signal| (1..=libc::SIGRTMAX()).contains(signal))
+            .ok_or_else(|| Error::Invalid(format!("{signal} is not the number of a signal")))?;
+        if all {
+            if !process.exec_id.is_empty() {
+                return Err(Error::Invalid("a signal to all processes cannot name one".into()));
+            }
+            return self.cgroup.signal(signal);
+        }
+        let target = self.process(&process.exec_id)?;
+        if target.pid().is_none() && target.exit().is_none() {
+            return Err(Error::State(format!("the process of container {} has not been started", self.id)));
+        }
+        target.signal(signal)
+    }
+
+    /// What is known of it.
+    pub fn describe(&self) -> agent::Container {
+        let (pid, exit) = (self.process.pid(), self.process.exit());
+        let state = match (pid, &exit) {
+            (_, Some(_)) => ProcessState::Exited,
+            (Some(_), None) => ProcessState::Running,
+            (None, None) => ProcessState::Created,
+        };
+        agent::Container {
+            id: self.id.clone(),
+            state: state.into(),
+            pid: pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0),
+            exit,
+        }
+    }
+
+    /// Figures of its cgroup and its writable layer.
+    pub async fn stats(&self) -> Result<StatsResponse> {
+        let mut stats = self.cgroup.stats()?;
+        (stats.writable_bytes, stats.writable_inodes) = self.usage.of(self.root.upper()).await;
+        Ok(stats)
+    }
+
+    fn execs<T>(&self, f: impl FnOnce(&mut BTreeMap<String, Arc<Process>>) -> T) -> T {
+        f(&mut self.execs.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What a container is made and run with.
+#[derive(Default)]
+pub struct Tools {
+    /// The images' file systems.
+    pub images: Images,
+    /// Sees how processes end.
+    pub reaper: Arc<Reaper>,
+}
+
+/// A terminal's size as the kernel takes it; `None` where the request leaves it open.
+fn terminal_size(size: Option<TerminalSize>) -> Option<TerminalSize> {
+    size.filter(|size| size.rows > 0 && size.columns > 0)
+}

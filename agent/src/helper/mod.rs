@@ -1,0 +1,74 @@
+//! The agent's helper processes: short-lived, single-threaded executions of the agent's own binary that
+//! become, or start, a container's process. What the container library does (fork, change namespaces) must
+//! not happen in a process with other work in flight.
+
+mod create;
+mod enter;
+mod execve;
+pub mod launch;
+mod report;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use self::report::Reporter;
+
+/// First argument of the helper that makes and starts a container.
+pub const CREATE: &str = "container-create";
+
+/// First argument of the helper that starts one more process in a container.
+pub const EXEC: &str = "container-exec";
+
+/// What a helper is to do, as JSON in the file that its second argument names.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct Task {
+    /// The container's id.
+    pub id: String,
+    /// The OCI bundle, with `config.json`.
+    pub bundle: std::path::PathBuf,
+    /// Where the container library keeps its state.
+    pub state: std::path::PathBuf,
+    /// The unix socket to which the terminal's master is sent.
+    pub console: Option<std::path::PathBuf>,
+    /// What to run, for [`EXEC`]: the container's first process and the new one's description.
+    pub exec: Option<ExecTask>,
+}
+
+/// One more process.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct ExecTask {
+    /// The pid of the container's own process.
+    pub container_pid: i32,
+    /// The cgroup's directory.
+    pub cgroup: std::path::PathBuf,
+    /// The process, as in an OCI spec.
+    pub process: oci_spec::runtime::Process,
+}
+
+/// Runs a helper: `task` is the path of its [`Task`]. The result is told over the report pipe; the exit code
+/// says nothing.
+pub fn run(command: &str, task: &str) -> u8 {
+    let fd: OwnedFd = match crate::sys::take_report_fd() {
+        Ok(fd) => fd,
+        Err(e) => {
+            eprintln!("husk-agent {command}: started without a report pipe ({e}); this is for the agent itself");
+            return 2;
+        }
+    };
+    let reporter = Arc::new(Reporter::new(fd));
+    let panics = Arc::clone(&reporter);
+    // Standard error may be the container's already.
+    std::panic::set_hook(Box::new(move |info| panics.error(&format!("the helper panicked: {info}"))));
+    match load(task).and_then(|task| if command == CREATE { create::run(&task, &reporter) } else { enter::run(&task, &reporter) }) {
+        Ok(()) => 0,
+        Err(error) => {
+            reporter.error(&error);
+            1
+        }
+    }
+}
+
+fn load(path: &str) -> Result<Task, String> {
+    let text = std::fs::read(path).map_err(|e| format!("reading {path}: {e}"))?;
+    serde_json::from_slice(&text).map_err(|e| format!("parsing {path}: {e}"))
+}
