@@ -38,6 +38,22 @@ impl<'a> Driver<'a> {
         Self { ring, memory }
     }
 
+    /// Where descriptors, available ring and used ring are.
+    pub fn addresses(&self) -> [u64; 3] {
+        [self.ring.desc_table_addr().0, self.ring.avail_addr().0, self.ring.used_addr().0]
+    }
+
+    /// Says that `index` chains were made available, without making them.
+    pub fn claim(&self, index: u16) {
+        self.ring.avail().idx().store(index);
+    }
+
+    /// Makes `head` available as number `index`, whatever it is.
+    pub fn offer_head(&self, index: u16, head: u16) {
+        self.ring.avail().ring().ref_at(usize::from(index % SIZE)).unwrap().store(head);
+        self.claim(index + 1);
+    }
+
     /// Makes a chain of (address, bytes, device writes) available, as number `index` of the queue's life;
     /// its descriptors follow each other from `first` on.
     pub fn offer(&self, index: u16, first: u16, parts: &[(u64, u32, bool)]) {
@@ -49,8 +65,7 @@ impl<'a> Driver<'a> {
             let raw = RawDescriptor::from(Descriptor::new(*address, *bytes, flags as u16, number + 1));
             self.ring.desc_table().store(number, raw).unwrap();
         }
-        self.ring.avail().ring().ref_at(usize::from(index % SIZE)).unwrap().store(first);
-        self.ring.avail().idx().store(index + 1);
+        self.offer_head(index, first);
     }
 
     /// A chain as a device gets it.

