@@ -1,33 +1,61 @@
 # The project's commands. `make help` lists them.
 
 CARGO ?= cargo
+RELEASE := target/x86_64-unknown-linux-gnu/release
+# All targets of all crates at once, always: with any other selection cargo would choose other features for
+# the dependencies, and compile them again.
+ALL := --release --workspace --all-targets
+IN_TESTBED := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/tests/testbed/run
 
 .DEFAULT_GOAL := build
-.PHONY: help deps build lint test unit kernel testbed
+.PHONY: help deps tools build lint unit kernel initramfs images testbed e2e bench demo test
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 deps: ## install the packages that building and testing need
 	tests/deps/install
 
-build: ## build every crate
-	$(CARGO) build --release --workspace
+tools: ## install crictl into the cache
+	@tests/tools/crictl
+
+build: ## build every crate, tests included
+	$(CARGO) build $(ALL)
 
 lint: ## formatting and clippy
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	$(CARGO) clippy $(ALL) -- -D warnings
 
 unit: ## the tests that need no virtual machine
 	$(CARGO) test --release --workspace
 
-kernel: ## the guest's kernel and initramfs, in target/guest
+kernel: ## the guest's kernel, in target/guest
 	guest-kernel/build
-	$(CARGO) build --release -p husk-agent
+
+initramfs: build ## the guest's initramfs with the agent, in target/guest
 	guest-kernel/initramfs
+
+images: ## the tests' images, in target/test-images
+	tests/images/build
 
 testbed: ## check the test bed itself
 	tests/testbed/selftest
 
-test: deps build unit kernel testbed ## every test
+# Each crate's tests that need a VM are targets that plain `cargo test` leaves out.
+e2e: kernel initramfs images tools ## the tests that need virtual machines, in the test bed
+	$(IN_TESTBED) $(CARGO) test --release --workspace --test boot --test guest --test mount --test e2e
 
+bench: kernel initramfs images tools ## husk's operations beside a bare VM, in the test bed
+	tests/testbed/run $(CURDIR)/$(RELEASE)/husk-bench
+
+demo: ## install, build and show a container in a VM of its own
+	tests/demo
+
+# From cheap to dear, so that what is broken shows early.
+test: deps ## every test
+	$(MAKE) build
+	$(MAKE) lint
+	$(MAKE) unit
+	$(MAKE) kernel
+	$(MAKE) testbed
+	$(MAKE) e2e

@@ -1,1 +1,35 @@
-//! What the end-to-end tests stand on.
+//! What the end-to-end tests and benchmarks stand on: a node with a registry, CNI and `husk serve`, the CRI's
+//! client, and a look for what is left behind.
+//!
+//! Helpers panic with what they tried and saw: a test has no better answer to a broken bed.
+#![forbid(unsafe_code)]
+
+mod bed;
+mod client;
+mod cni;
+mod command;
+mod container;
+mod crictl;
+mod daemon;
+mod leftovers;
+mod logs;
+mod paths;
+mod pod;
+mod progress;
+mod registry;
+mod spec;
+
+pub use bed::Bed;
+pub use client::{Client, expect_code};
+pub use cni::{BRIDGE, Cni, SUBNET};
+pub use command::{run, sh};
+pub use container::Container;
+pub use crictl::Crictl;
+pub use daemon::Daemon;
+pub use leftovers::Leftovers;
+pub use logs::LogLine;
+pub use paths::Paths;
+pub use pod::Pod;
+pub use progress::{step, wait_for};
+pub use registry::Registry;
+pub use spec::{BUSYBOX, container, image, pod, unique};

@@ -1,0 +1,47 @@
+//! Samples and their table.
+
+use std::fmt::Write;
+
+/// Samples of several things, in the order of their first ones.
+#[derive(Debug, Default)]
+pub struct Samples(Vec<(&'static str, Vec<f64>)>);
+
+impl Samples {
+    /// One more sample, milliseconds.
+    pub fn add(&mut self, name: &'static str, sample: f64) {
+        match self.0.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, samples)) => samples.push(sample),
+            None => self.0.push((name, vec![sample])),
+        }
+    }
+
+    /// Medians, extremes, and the ratio of each median to that of `floor`.
+    pub fn table(&self, floor: &str) -> String {
+        let floor_median = self.0.iter().find(|(name, _)| *name == floor).map(|(_, samples)| median(samples));
+        let mut text =
+            format!("{:<26}{:>10}{:>10}{:>10}{:>5}{:>8}\n", "", "median", "min", "max", "n", "ratio");
+        for (name, samples) in &self.0 {
+            let (least, most) = samples.iter().fold((f64::MAX, 0f64), |(l, m), s| (l.min(*s), m.max(*s)));
+            let middle = median(samples);
+            let ratio = floor_median.map_or(f64::NAN, |floor| middle / floor);
+            // Writing to a String cannot fail.
+            let _ = writeln!(
+                text,
+                "{name:<26}{middle:>7.1} ms{least:>7.1} ms{most:>7.1} ms{:>5}{ratio:>8.3}",
+                samples.len()
+            );
+        }
+        text
+    }
+}
+
+fn median(samples: &[f64]) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => sorted[middle],
+        _ => (sorted[middle - 1] + sorted[middle]) / 2.0,
+    }
+}

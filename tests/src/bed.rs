@@ -1,0 +1,117 @@
+//! A whole node for tests: registry, network, daemon.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use husk_proto::cri;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid as ProcessId;
+use tempfile::TempDir;
+
+use crate::{Client, Cni, Crictl, Daemon, Leftovers, Paths, Pod, Registry, step};
+
+/// The images that are pushed, as tests/images/build names them.
+const IMAGES: [&str; 8] = ["busybox", "nginx", "layers", "user", "arm", "corrupt", "missing", "mislabelled"];
+
+/// The node. All of it ends with this value.
+#[derive(Debug)]
+pub struct Bed {
+    /// What is under test.
+    pub paths: Paths,
+    /// The registry behind docker.io.
+    pub registry: Registry,
+    /// The pods' network.
+    pub cni: Cni,
+    /// The daemon.
+    pub daemon: Daemon,
+    /// Its client.
+    pub client: Client,
+    leftovers: Leftovers,
+    dir: TempDir,
+}
+
+impl Bed {
+    /// Starts a node with some of the images in its registry, busybox pulled; `None`: all of them.
+    ///
+    /// # Panics
+    /// Outside a test bed, or when something of it does not come up.
+    pub async fn start(images: Option<&[&str]>) -> Bed {
+        assert!(
+            std::env::var_os("HUSK_TESTBED").is_some(),
+            "this makes VMs, links and firewall rules, so it runs in a test bed only: tests/testbed/run COMMAND"
+        );
+        let paths = Paths::find();
+        // The shortest of names: the daemon's sockets below it must fit in 107 bytes (unix(7)).
+        let dir =
+            tempfile::Builder::new().prefix("h").rand_bytes(5).tempdir_in("/tmp").expect("make a directory");
+        step(format!("a node in {}", dir.path().display()));
+        let registry = Registry::start(dir.path());
+        for name in images.unwrap_or(&IMAGES) {
+            registry.push(&paths.images(), name);
+        }
+        let cni = Cni::create(&dir.path().join("cni"));
+        let daemon = Daemon::prepare(dir.path(), &paths, &cni, &registry.url());
+        let leftovers = Leftovers::note(dir.path(), &daemon, &cni);
+        let client = daemon.client();
+        let bed = Bed { paths, registry, cni, daemon, client, leftovers, dir };
+        step("start husk serve");
+        bed.daemon.start().await;
+        bed.client.pull(crate::BUSYBOX).await.expect("PullImage of busybox");
+        bed
+    }
+
+    /// crictl, bound to this node's daemon.
+    pub fn crictl(&self) -> Crictl {
+        Crictl::find(&self.paths, &self.daemon)
+    }
+
+    /// A directory of this node for a test's files.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        let path = self.dir.path().join(crate::unique(name));
+        fs::create_dir_all(&path).expect("make a directory");
+        path
+    }
+
+    /// Gives a pod's configuration a log directory of its own.
+    pub fn with_logs(&self, mut config: cri::PodSandboxConfig) -> cri::PodSandboxConfig {
+        let name = config.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
+        config.log_directory = self.dir.path().join("logs").join(name).display().to_string();
+        config
+    }
+
+    /// Runs a pod with logs.
+    pub async fn pod(&self, config: cri::PodSandboxConfig) -> Pod {
+        Pod::run(&self.client, self.with_logs(config)).await
+    }
+
+    /// Removes every pod.
+    pub async fn clear(&self) {
+        for pod in self.client.pods(cri::PodSandboxFilter::default()).await {
+            let mut runtime = self.client.runtime();
+            let stop = cri::StopPodSandboxRequest { pod_sandbox_id: pod.id.clone() };
+            runtime.stop_pod_sandbox(stop).await.expect("StopPodSandbox");
+            let remove = cri::RemovePodSandboxRequest { pod_sandbox_id: pod.id };
+            runtime.remove_pod_sandbox(remove).await.expect("RemovePodSandbox");
+        }
+    }
+
+    /// Checks that, with no pod left, nothing of any pod is.
+    pub fn check_clean(&self) -> Result<(), String> {
+        self.leftovers.check(&[self.daemon.pid(), self.registry.pid()])
+    }
+}
+
+impl Drop for Bed {
+    /// VMs outlive their daemon by design. Where the bed is no throw-away host, they must not outlive it.
+    fn drop(&mut self) {
+        self.daemon.kill();
+        for (pid, _) in self.leftovers.processes(&[self.registry.pid()]) {
+            let _ = kill(ProcessId::from_raw(pid as i32), Signal::SIGKILL);
+        }
+        for mount in self.leftovers.mounts() {
+            let _ = Command::new("umount").args(["--lazy", &mount]).status();
+        }
+        let _ = Command::new("ip").args(["link", "del", crate::BRIDGE]).stderr(Stdio::null()).status();
+    }
+}

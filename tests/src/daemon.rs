@@ -1,0 +1,136 @@
+//! `husk serve` with directories of its own.
+
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use husk_proto::cri;
+
+use crate::{Client, Cni, Paths, wait_for};
+
+/// How long the daemon may take to answer after its start.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// A daemon that can be killed and started again.
+#[derive(Debug)]
+pub struct Daemon {
+    /// Its configuration file.
+    pub config: PathBuf,
+    /// Its state, as `root` in the configuration.
+    pub root: PathBuf,
+    /// Its run-time files, as `run` in the configuration.
+    pub run: PathBuf,
+    socket: PathBuf,
+    log: PathBuf,
+    program: PathBuf,
+    child: Mutex<Option<Child>>,
+}
+
+impl Daemon {
+    /// Writes a configuration below `dir`; nothing runs yet. `mirror`: the URL that stands for docker.io.
+    pub fn prepare(dir: &Path, paths: &Paths, cni: &Cni, mirror: &str) -> Daemon {
+        // Short names: sockets below `run` are limited to 107 bytes (unix(7)).
+        let daemon = Daemon {
+            config: dir.join("config.toml"),
+            root: dir.join("lib"),
+            run: dir.join("run"),
+            socket: dir.join("husk.sock"),
+            log: dir.join("daemon.log"),
+            program: paths.program("husk"),
+            child: Mutex::new(None),
+        };
+        let text = format!(
+            "socket = {:?}\nroot = {:?}\nrun = {:?}\n\n[vm]\nvmm = {:?}\nkernel = {:?}\ninitramfs = {:?}\n\n\
+             [network]\nconf_dir = {:?}\nbin_dirs = [\"/usr/lib/cni\", {:?}]\n\n\
+             [registry.mirrors]\n\"docker.io\" = [{mirror:?}]\n\"unreachable.test\" = [\"http://127.0.0.1:1\"]\n",
+            daemon.socket,
+            daemon.root,
+            daemon.run,
+            paths.program("husk-vmm"),
+            paths.kernel(),
+            paths.initramfs(),
+            cni.conf_dir,
+            cni.bin_dir,
+        );
+        fs::create_dir_all(dir)
+            .and_then(|()| fs::write(&daemon.config, text))
+            .expect("write the configuration");
+        daemon
+    }
+
+    /// Starts it and waits for its first answer.
+    pub async fn start(&self) {
+        self.start_as(Command::new(&self.program)).await;
+    }
+
+    /// As [`Daemon::start`], through another program that takes `husk`'s own command line as its arguments.
+    pub async fn start_under(&self, mut wrapper: Command) {
+        wrapper.arg(&self.program);
+        self.start_as(wrapper).await;
+    }
+
+    async fn start_as(&self, mut command: Command) {
+        let log =
+            OpenOptions::new().create(true).append(true).open(&self.log).expect("open the daemon's log");
+        let child = command
+            .args(["serve", "--config"])
+            .arg(&self.config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("duplicate the log's descriptor"))
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|e| panic!("cannot start {}: {e}", self.program.display()));
+        *self.child() = Some(child);
+        let client = self.client();
+        wait_for("the daemon's first answer", START_LIMIT, || {
+            let ended =
+                self.child().as_mut().and_then(|child| child.try_wait().expect("wait for the daemon"));
+            assert!(ended.is_none(), "the daemon ended at once ({ended:?}):\n{}", self.log_tail());
+            let mut runtime = client.runtime();
+            async move { runtime.version(cri::VersionRequest::default()).await.ok() }
+        })
+        .await;
+    }
+
+    /// A client of its socket; it connects when it is used, and again after a restart.
+    pub fn client(&self) -> Client {
+        Client::new(&self.socket)
+    }
+
+    /// Its endpoint as crictl wants it.
+    pub fn endpoint(&self) -> String {
+        format!("unix://{}", self.socket.display())
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child().as_ref().expect("the daemon runs").id()
+    }
+
+    /// SIGKILL, at once.
+    pub fn kill(&self) {
+        if let Some(mut child) = self.child().take() {
+            child.kill().and_then(|()| child.wait()).expect("kill the daemon");
+        }
+    }
+
+    /// The last lines of its log.
+    pub fn log_tail(&self) -> String {
+        let text = fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    fn child(&self) -> MutexGuard<'_, Option<Child>> {
+        self.child.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,60 @@
+//! Where the things under test are.
+
+use std::path::{Path, PathBuf};
+
+/// Built programs and guest assets.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// The checkout.
+    pub checkout: PathBuf,
+    /// Directory of `husk`, `husk-vmm` and `husk-convert`: the one this program itself was built into.
+    pub programs: PathBuf,
+}
+
+impl Paths {
+    /// Finds them.
+    ///
+    /// # Panics
+    /// When one is missing, with the command that makes it.
+    pub fn find() -> Paths {
+        let own = std::env::current_exe().expect("the path of this program");
+        let dir = own.parent().expect("a program is in a directory");
+        // Cargo leaves tests in `deps`, below the programs.
+        let programs = if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir };
+        let checkout =
+            Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate is below the checkout");
+        let paths = Paths { checkout: checkout.to_owned(), programs: programs.to_owned() };
+        let needed = [
+            (paths.program("husk"), "make build"),
+            (paths.program("husk-vmm"), "make build"),
+            (paths.program("husk-convert"), "make build"),
+            (paths.kernel(), "make kernel"),
+            (paths.initramfs(), "make initramfs"),
+            (paths.images().join("index.json"), "make images"),
+        ];
+        for (path, mend) in needed {
+            assert!(path.is_file(), "{} is not there: run `{mend}`", path.display());
+        }
+        paths
+    }
+
+    /// A built program.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
+    }
+
+    /// The guest's kernel.
+    pub fn kernel(&self) -> PathBuf {
+        self.checkout.join("target/guest/vmlinux")
+    }
+
+    /// The guest's initramfs.
+    pub fn initramfs(&self) -> PathBuf {
+        self.checkout.join("target/guest/initramfs.cpio")
+    }
+
+    /// The OCI layout of test images.
+    pub fn images(&self) -> PathBuf {
+        self.checkout.join("target/test-images")
+    }
+}

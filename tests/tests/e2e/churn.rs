@@ -1,0 +1,43 @@
+//! Many pods, several at a time.
+
+use std::collections::HashSet;
+use std::fs;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use husk_tests::{Bed, container, pod, step};
+
+fn descriptors(bed: &Bed) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", bed.daemon.pid())).expect("list the daemon's descriptors").count()
+}
+
+/// Twenty pods, each with a container and its output; the daemon holds no more afterwards than after the first.
+pub async fn twenty_pods_five_at_a_time(bed: Arc<Bed>) {
+    let mut held = Vec::new();
+    for round in 1..=4 {
+        step(format!("pods {} to {}", round * 5 - 4, round * 5));
+        let ips: Vec<String> = join_all((0..5).map(|_| one(&bed))).await;
+        assert_eq!(ips.iter().collect::<HashSet<_>>().len(), 5, "two pods had one address: {ips:?}");
+        bed.check_clean().expect("nothing is left");
+        held.push(descriptors(&bed));
+    }
+    assert!(held[3] <= held[0] + 2, "the daemon's open descriptors grow: {held:?}");
+}
+
+/// One life; answers its address.
+async fn one(bed: &Bed) -> String {
+    let pod = bed.pod(pod("churn")).await;
+    let ip = pod.ip().await;
+    let (_, running) = tokio::join!(
+        async {
+            let (container, status) = pod.complete(container("prints", "hostname; echo $((6 * 7))")).await;
+            assert_eq!((status.exit_code, status.reason.as_str()), (0, "Completed"));
+            assert_eq!(container.text(), format!("{}\n42\n", pod.config.hostname));
+        },
+        pod.start(container("runs", "sleep 3600")),
+    );
+    assert_eq!(running.exec("echo exec").await, "exec\n");
+    pod.stop().await;
+    pod.remove().await;
+    ip
+}

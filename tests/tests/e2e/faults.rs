@@ -1,0 +1,152 @@
+//! The host fails husk: its plugins, its KVM, the VMM.
+
+use std::fs;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use husk_proto::cri;
+use husk_tests::{Bed, Daemon, container, expect_code, pod, step, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid as ProcessId;
+use serde_json::json;
+use tonic::{Code, Status};
+
+/// Shell that prints the result of the plugin before, as a chained plugin must.
+const PREVIOUS_RESULT: &str =
+    "python3 -c 'import json, sys; print(json.dumps(json.load(sys.stdin)[\"prevResult\"]))'";
+
+async fn run(client: &husk_tests::Client, config: cri::PodSandboxConfig) -> Result<String, Status> {
+    let request = cri::RunPodSandboxRequest { config: Some(config), ..Default::default() };
+    Ok(client.runtime().run_pod_sandbox(request).await?.into_inner().pod_sandbox_id)
+}
+
+/// A plugin refuses after another has made its part: that part is undone.
+pub async fn plugin_fails_to_add(bed: Arc<Bed>) {
+    let plugin = "case $CNI_COMMAND in
+        ADD) echo '{\"cniVersion\": \"1.0.0\", \"code\": 111, \"msg\": \"no luck today\"}'; exit 1 ;;
+        VERSION) echo '{\"cniVersion\": \"1.0.0\", \"supportedVersions\": [\"1.0.0\"]}' ;;
+        esac";
+    bed.cni.plugin("unlucky", plugin);
+    let list = bed.cni.configure("00-unlucky", &[bed.cni.bridge(), json!({"type": "unlucky"})]);
+    let outcome = run(&bed.client, pod("unlucky")).await;
+    fs::remove_file(list).expect("remove the configuration");
+    expect_code(outcome, &[Code::Internal, Code::Unavailable], &["unlucky", "no luck today"]);
+    assert!(bed.client.pods(cri::PodSandboxFilter::default()).await.is_empty());
+    bed.check_clean().expect("nothing is left");
+
+    step("a plugin that is not installed");
+    let list = bed.cni.configure("00-absent", &[json!({"type": "absent"})]);
+    let outcome = run(&bed.client, pod("absent")).await;
+    fs::remove_file(list).expect("remove the configuration");
+    expect_code(outcome, &[Code::Internal, Code::Unavailable], &["absent"]);
+    bed.check_clean().expect("nothing is left");
+
+    step("the next honest pod works");
+    bed.pod(pod("lucky")).await;
+}
+
+/// A plugin that cannot delete: the stop says so, and the next one succeeds.
+pub async fn plugin_fails_to_delete(bed: Arc<Bed>) {
+    let dir = bed.scratch("plugin");
+    let mark = dir.join("fail");
+    fs::write(&mark, "").expect("write the mark");
+    let script = format!(
+        "case $CNI_COMMAND in
+        ADD) {PREVIOUS_RESULT} ;;
+        DEL) if [ -e {} ]; then echo '{{\"code\": 112, \"msg\": \"not yet\"}}'; exit 1; fi ;;
+        esac",
+        mark.display()
+    );
+    bed.cni.plugin("clinging", &script);
+    // What comes last is deleted first.
+    let list = bed.cni.configure("00-clinging", &[bed.cni.bridge(), json!({"type": "clinging"})]);
+    let pod = bed.pod(pod("clinging")).await;
+    fs::remove_file(list).expect("remove the configuration");
+    let request = cri::StopPodSandboxRequest { pod_sandbox_id: pod.id.clone() };
+    let outcome = bed.client.runtime().stop_pod_sandbox(request).await;
+    expect_code(outcome, &[Code::Internal, Code::Unavailable], &["clinging", "not yet"]);
+    assert_eq!(pod.status().await.state(), cri::PodSandboxState::SandboxNotready);
+    fs::remove_file(&mark).expect("remove the mark");
+    pod.stop().await;
+    bed.check_clean().expect("nothing is left");
+}
+
+/// Without a network configuration the node says that it is not ready.
+pub async fn no_network_configured(bed: Arc<Bed>) {
+    let hidden = bed.scratch("hidden").join("net.d");
+    fs::rename(&bed.cni.conf_dir, &hidden).expect("hide the configuration");
+    let status = bed.client.runtime().status(cri::StatusRequest::default()).await;
+    let outcome = run(&bed.client, pod("no-network")).await;
+    fs::rename(&hidden, &bed.cni.conf_dir).expect("show the configuration");
+    let conditions = status.expect("Status").into_inner().status.unwrap_or_default().conditions;
+    let ready = |kind: &str| conditions.iter().find(|c| c.r#type == kind).expect("the condition is told");
+    assert!(ready("RuntimeReady").status);
+    let network = ready("NetworkReady");
+    let dir = bed.cni.conf_dir.display().to_string();
+    assert!(!network.status && network.message.contains(&dir), "{network:?}");
+    expect_code(outcome, &[Code::Internal, Code::Unavailable, Code::FailedPrecondition], &[&dir]);
+    bed.check_clean().expect("nothing is left");
+}
+
+/// A command that runs its arguments where there is no /dev/kvm.
+pub fn without_kvm() -> Command {
+    let mut command = Command::new("unshare");
+    let script = "
+        mount -t tmpfs tmpfs /mnt
+        mkdir -p /mnt/net
+        for device in null zero full random urandom net/tun; do
+          : >/mnt/$device
+          mount --bind /dev/$device /mnt/$device
+        done
+        mount --rbind /mnt /dev
+        exec \"$@\"";
+    command.args(["--mount", "--propagation", "private", "sh", "-ec", script, "sh"]);
+    command
+}
+
+/// A daemon on a host without KVM starts, says why it is not ready, and refuses pods.
+pub async fn no_kvm(bed: Arc<Bed>) {
+    let dir =
+        tempfile::Builder::new().prefix("h").rand_bytes(5).tempdir_in("/tmp").expect("make a directory");
+    let daemon = Daemon::prepare(dir.path(), &bed.paths, &bed.cni, &bed.registry.url());
+    daemon.start_under(without_kvm()).await;
+    let client = daemon.client();
+    let status = client.runtime().status(cri::StatusRequest::default()).await.expect("Status").into_inner();
+    let conditions = status.status.unwrap_or_default().conditions;
+    let runtime = conditions.iter().find(|c| c.r#type == "RuntimeReady").expect("the condition is told");
+    assert!(!runtime.status && runtime.message.contains("/dev/kvm"), "{runtime:?}");
+    expect_code(
+        run(&client, pod("no-kvm")).await,
+        &[Code::Unavailable, Code::FailedPrecondition],
+        &["/dev/kvm"],
+    );
+    assert!(client.pods(cri::PodSandboxFilter::default()).await.is_empty());
+    for left in [daemon.run.join("pods"), daemon.run.join("netns"), daemon.root.join("scratch")] {
+        assert_eq!(fs::read_dir(&left).map_or(0, Iterator::count), 0, "{} is not empty", left.display());
+    }
+}
+
+/// A VMM that dies takes its pod along, and no other; nobody takes it for success.
+pub async fn vmm_killed(bed: Arc<Bed>) {
+    let (victim, other) = tokio::join!(bed.pod(pod("victim")), bed.pod(pod("other")));
+    let inside = victim.start(container("inside", "sleep 3600")).await;
+    let beside = other.start(container("beside", "sleep 3600")).await;
+    kill(ProcessId::from_raw(victim.vmm().await), Signal::SIGKILL).expect("kill the VMM");
+    let status = inside.wait().await;
+    assert!(status.exit_code != 0 && !status.reason.is_empty() && !status.message.is_empty(), "{status:?}");
+    assert!(status.finished_at >= status.started_at, "{status:?}");
+    wait_for("the pod to be not ready", Duration::from_secs(10), || async {
+        (victim.status().await.state() == cri::PodSandboxState::SandboxNotready).then_some(())
+    })
+    .await;
+    expect_code(inside.try_exec(&["true"], 5).await, &[Code::FailedPrecondition], &[&inside.id]);
+    let refused = victim.try_create(container("late", "true")).await;
+    expect_code(refused, &[Code::FailedPrecondition], &[&victim.id]);
+    assert_eq!(beside.exec("echo alive").await, "alive\n");
+    inside.remove().await;
+    victim.stop().await;
+    victim.remove().await;
+    other.remove().await;
+    bed.check_clean().expect("nothing is left");
+}

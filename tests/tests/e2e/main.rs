@@ -1,0 +1,116 @@
+//! End-to-end tests: a real daemon, real VMs, a real registry, real CNI plugins. They run in the test bed, one
+//! after the other on one node; after each, no pod and nothing of any pod may be left.
+#![forbid(unsafe_code)]
+
+mod bad_input;
+mod churn;
+mod command_line;
+mod crictl;
+mod exec;
+mod faults;
+mod images;
+mod life;
+mod logs;
+mod network;
+mod process;
+mod restart;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use husk_tests::{Bed, step};
+use libtest_mimic::{Arguments, Failed, Trial};
+use tokio::runtime::Runtime;
+
+/// No test may take longer.
+const LIMIT: Duration = Duration::from_secs(300);
+
+type Work = Pin<Box<dyn Future<Output = ()>>>;
+type Test = fn(Arc<Bed>) -> Work;
+
+/// What all tests share. The node is started for the first of them.
+struct Shared {
+    runtime: Runtime,
+    bed: Mutex<Option<Arc<Bed>>>,
+}
+
+impl Shared {
+    fn bed(&self) -> Arc<Bed> {
+        let mut bed = self.bed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        bed.get_or_insert_with(|| Arc::new(self.runtime.block_on(Bed::start(None)))).clone()
+    }
+
+    fn run(&self, name: &str, test: Test) -> Result<(), Failed> {
+        step(format!("== {name}"));
+        let bed = self.bed();
+        let mut faults = Vec::new();
+        let mut attempt = |what: &str, work: Work| {
+            let limited = async { tokio::time::timeout(LIMIT, work).await };
+            match catch_unwind(AssertUnwindSafe(|| self.runtime.block_on(limited))) {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => faults.push(format!("{what} took longer than {} s", LIMIT.as_secs())),
+                Err(panic) => faults.push(format!("{what}: {}", text(panic.as_ref()))),
+            }
+        };
+        attempt("the test", test(bed.clone()));
+        let clearing = bed.clone();
+        attempt("removing its pods", Box::pin(async move { clearing.clear().await }));
+        if let Err(left) = bed.check_clean() {
+            faults.push(left);
+        }
+        if faults.is_empty() {
+            return Ok(());
+        }
+        println!("{}\n-- the end of the daemon's log:\n{}\n--", faults.join("\n"), bed.daemon.log_tail());
+        Err(faults.join("\n").into())
+    }
+}
+
+fn text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("a panic without a text").to_owned()
+}
+
+macro_rules! trials {
+    ($shared:expr; $($module:ident: $($name:ident),+;)+) => {
+        vec![$($({
+            let shared = Arc::clone(&$shared);
+            let name = concat!(stringify!($module), "::", stringify!($name));
+            Trial::test(name, move || shared.run(name, |bed| Box::pin($module::$name(bed))))
+        },)+)+]
+    };
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // They share one host: what is left on it must be of one test alone.
+    arguments.test_threads = Some(1);
+    let runtime = Runtime::new().expect("start the async runtime");
+    let shared = Arc::new(Shared { runtime, bed: Mutex::new(None) });
+    let trials = trials![shared;
+        crictl: whole_life;
+        process: image_configuration, request_overrides_image, users_and_groups, read_only_root, exit_codes_and_reasons,
+            command_not_in_image, out_of_memory, stop_signal_and_timeout, isolation;
+        exec: output_and_exit_codes, timeout_kills, only_where_a_container_runs;
+        logs: ten_megabytes_arrive_whole, long_lines_and_both_streams, rotation, no_log_asked_for;
+        network: containers_share_localhost, pods_reach_each_other_and_the_host, nginx_and_host_port,
+            names_and_resolver, much_data_between_pods;
+        life: filters, idempotence, unknown_ids, same_name_twice, stopped_pod, attempts;
+        images: pull_list_remove, platform_of_an_index, layers_are_whole, malformed_references, not_in_the_registry,
+            damaged_content, unreachable_registry, wrong_platform;
+        bad_input: incomplete_requests, host_namespaces, log_paths, oversize_request, calls_not_there,
+            what_is_not_served;
+        faults: plugin_fails_to_add, plugin_fails_to_delete, no_network_configured, no_kvm, vmm_killed;
+        restart: pod_goes_on, vmm_dies_meanwhile, killed_in_the_middle;
+        command_line: run_passes_output_and_code, run_on_the_network, run_refuses, check_of_a_fit_host,
+            check_names_what_is_missing, serve_refuses;
+        churn: twenty_pods_five_at_a_time;
+    ];
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // The node ends here: leaving main by exit() would leave it running.
+    drop(shared);
+    conclusion.exit_code()
+}

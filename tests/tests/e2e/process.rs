@@ -1,0 +1,303 @@
+//! What a container's process is given and how its end is told.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use husk_proto::cri;
+use husk_tests::{Bed, container, expect_code, image, pod, step};
+use tonic::Code;
+
+const USER_IMAGE: &str = "docker.io/husk/user:latest";
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// A container that runs what its image says.
+fn of_image(name: &str, from: &str) -> cri::ContainerConfig {
+    cri::ContainerConfig { image: Some(image(from)), command: Vec::new(), ..container(name, "") }
+}
+
+fn security(config: &mut cri::ContainerConfig) -> &mut cri::LinuxContainerSecurityContext {
+    config.linux.get_or_insert_default().security_context.get_or_insert_default()
+}
+
+/// Entrypoint, arguments, environment, directory and user of the image.
+pub async fn image_configuration(bed: Arc<Bed>) {
+    bed.client.pull(USER_IMAGE).await.expect("PullImage");
+    let pod = bed.pod(pod("image")).await;
+    let (container, status) = pod.complete(of_image("plain", USER_IMAGE)).await;
+    let text = container.text();
+    for line in [
+        "arguments:entrypoint cmd",
+        "directory:/work/here",
+        "user:uid=1234(app) gid=1234(app) groups=1234(app),4321(extra),4322(more)",
+        "env:FROM_IMAGE=image",
+        "env:BOTH=image",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line:?} is not in:\n{text}");
+    }
+    assert_eq!((status.exit_code, status.reason.as_str()), (0, "Completed"));
+    let user = status.user.and_then(|user| user.linux).expect("the status has the user");
+    assert_eq!((user.uid, user.gid), (1234, 1234));
+    assert_eq!(user.supplemental_groups, [1234, 4321, 4322]);
+}
+
+/// What the request says goes before what the image says.
+pub async fn request_overrides_image(bed: Arc<Bed>) {
+    bed.client.pull(USER_IMAGE).await.expect("PullImage");
+    let pod = bed.pod(pod("override")).await;
+
+    step("args alone replace the image's, and keep its entrypoint");
+    let mut config = of_image("args", USER_IMAGE);
+    config.args = words(&["a b", "", "$HOME"]);
+    config.envs = vec![
+        cri::KeyValue { key: "BOTH".into(), value: "request".into() },
+        cri::KeyValue { key: "ODD".into(), value: "two words = 'quoted' \\ $x".into() },
+    ];
+    config.working_dir = "/tmp".into();
+    let (container, _) = pod.complete(config).await;
+    let text = container.text();
+    for line in [
+        "arguments:entrypoint a b  $HOME",
+        "directory:/tmp",
+        "env:FROM_IMAGE=image",
+        "env:BOTH=request",
+        "env:ODD=two words = 'quoted' \\ $x",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line:?} is not in:\n{text}");
+    }
+    assert_eq!(text.matches("env:BOTH=").count(), 1);
+
+    step("a command alone drops the image's arguments");
+    let mut config = of_image("command", USER_IMAGE);
+    config.command = words(&["/bin/report"]);
+    let (container, _) = pod.complete(config).await;
+    assert!(container.text().starts_with("arguments:\n"), "{}", container.text());
+
+    step("both");
+    let mut config = of_image("both", USER_IMAGE);
+    config.command = words(&["/bin/report", "x"]);
+    config.args = words(&["y"]);
+    let (container, _) = pod.complete(config).await;
+    assert!(container.text().starts_with("arguments:x y\n"), "{}", container.text());
+}
+
+/// Users by name and number, groups of the image and of the request.
+pub async fn users_and_groups(bed: Arc<Bed>) {
+    let pod = bed.pod(pod("users")).await;
+    let number = |value: i64| Some(cri::Int64Value { value });
+    type Change = fn(&mut cri::LinuxContainerSecurityContext);
+    let id_of = async |name: &str, change: &dyn Fn(&mut cri::LinuxContainerSecurityContext)| {
+        step(name);
+        let mut config = container("user", "id");
+        change(security(&mut config));
+        let (container, _) = pod.complete(config).await;
+        container.text().trim_end().to_owned()
+    };
+    let default: Change = |_| {};
+    assert_eq!(id_of("nothing said", &default).await, "uid=0(root) gid=0(root) groups=0(root)");
+    assert_eq!(
+        id_of("a name", &|s| s.run_as_username = "www-data".into()).await,
+        "uid=33(www-data) gid=33(www-data) groups=33(www-data),4322(more)"
+    );
+    assert_eq!(
+        id_of("a known number", &|s| s.run_as_user = number(1234)).await,
+        "uid=1234(app) gid=1234(app) groups=1234(app),4321(extra),4322(more)"
+    );
+    assert_eq!(
+        id_of("an unknown number", &|s| s.run_as_user = number(7777)).await,
+        "uid=7777 gid=0(root) groups=0(root)"
+    );
+    assert_eq!(
+        id_of("numbers of user, group and more groups", &|s| {
+            s.run_as_user = number(7777);
+            s.run_as_group = number(8888);
+            s.supplemental_groups = vec![9999, 5];
+        })
+        .await,
+        "uid=7777 gid=8888 groups=5(tty),8888,9999"
+    );
+    assert_eq!(
+        id_of("the request's groups alone", &|s| {
+            s.run_as_user = number(1234);
+            s.supplemental_groups = vec![9999];
+            s.supplemental_groups_policy = cri::SupplementalGroupsPolicy::Strict.into();
+        })
+        .await,
+        "uid=1234(app) gid=1234(app) groups=1234(app),9999"
+    );
+
+    step("a user that the image does not have is refused by name");
+    let mut config = container("user", "id");
+    security(&mut config).run_as_username = "nobody-knows".into();
+    let refused = match pod.try_create(config).await {
+        Ok(container) => container.start().await,
+        Err(status) => Err(status),
+    };
+    expect_code(refused, &[Code::InvalidArgument, Code::FailedPrecondition], &["nobody-knows"]);
+}
+
+/// A root that cannot be written, and one that can and is thrown away.
+pub async fn read_only_root(bed: Arc<Bed>) {
+    let pod = bed.pod(pod("root")).await;
+    let mut config = container("read-only", "touch /new; echo code:$?; touch /dev/shm/new; echo shm:$?");
+    security(&mut config).readonly_rootfs = true;
+    let (container, _) = pod.complete(config).await;
+    let text = container.text();
+    assert!(
+        text.contains("Read-only file system") && text.contains("code:1") && text.contains("shm:0"),
+        "{text}"
+    );
+
+    step("a writable root is the container's own");
+    let line = "echo mine >/etc/hostname2; rm /bin/vi; ls /etc/hostname2 /bin/vi 2>&1; true";
+    assert!(pod.output(line).await.contains("/bin/vi: No such file"));
+    let other = pod.output("ls /etc/hostname2 /bin/vi 2>&1; true").await;
+    assert!(other.contains("/etc/hostname2: No such file") && other.contains("/bin/vi\n"), "{other}");
+}
+
+/// The end of a process, and when it was.
+pub async fn exit_codes_and_reasons(bed: Arc<Bed>) {
+    let pod = bed.pod(pod("exit")).await;
+    let before = nanos();
+    for (line, code, reason) in [
+        ("exit 0", 0, "Completed"),
+        ("exit 3", 3, "Error"),
+        ("exit 255", 255, "Error"),
+        ("kill -KILL $$", 137, "Error"),
+        ("kill -TERM $$; sleep 5; exit 1", 143, "Error"),
+    ] {
+        step(line);
+        // Not as PID 1 of its namespace, which the kernel shields from its own signals.
+        let line =
+            if line.starts_with("kill") { format!("sh -c '{line}'; exit $?") } else { line.to_owned() };
+        let (_, status) = pod.complete(container("exit", &line)).await;
+        assert_eq!((status.exit_code, status.reason.as_str()), (code, reason), "{line}");
+        let times = [before, status.created_at, status.started_at, status.finished_at, nanos()];
+        assert!(times.is_sorted() && status.finished_at > status.started_at, "times go back: {times:?}");
+    }
+
+    step("SIGKILL to the container itself");
+    let running = pod.start(container("killed", "sleep 3600")).await;
+    running.stop(0).await;
+    let status = running.status().await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (137, "Error"));
+
+    step("a container that was never started");
+    let created = pod.create(container("created", "true")).await;
+    let status = created.status().await;
+    assert_eq!(status.state(), cri::ContainerState::ContainerCreated);
+    assert_eq!((status.started_at, status.finished_at), (0, 0));
+    expect_code(created.try_exec(&["true"], 0).await, &[Code::FailedPrecondition], &[&created.id]);
+}
+
+fn nanos() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.expect("the clock is past 1970").as_nanos() as i64
+}
+
+/// A command that the image lacks: an error that names it, and a container that says StartError.
+pub async fn command_not_in_image(bed: Arc<Bed>) {
+    let pod = bed.pod(pod("missing")).await;
+    for command in ["no-such-command", "/no/such/path", "/etc/passwd"] {
+        step(command);
+        let mut config = container("missing", "");
+        config.command = words(&[command, "argument"]);
+        let container = pod.create(config).await;
+        expect_code(container.start().await, &[Code::FailedPrecondition, Code::InvalidArgument], &[command]);
+        let status = container.status().await;
+        assert_eq!(status.state(), cri::ContainerState::ContainerExited);
+        assert_eq!(status.reason, "StartError");
+        assert_ne!(status.exit_code, 0);
+        assert!(status.message.contains(command), "the message does not name it: {:?}", status.message);
+        container.remove().await;
+    }
+    assert_eq!(pod.output("echo goes on").await, "goes on\n");
+}
+
+/// A container over its memory limit.
+pub async fn out_of_memory(bed: Arc<Bed>) {
+    let pod = bed.pod(pod("memory")).await;
+    let beside = pod.start(container("beside", "sleep 3600")).await;
+    let limited = |command: &[&str]| {
+        let mut config = container("greedy", "");
+        config.command = words(command);
+        let resources = config.linux.get_or_insert_default().resources.get_or_insert_default();
+        resources.memory_limit_in_bytes = 32 << 20;
+        config
+    };
+    let (_, status) =
+        pod.complete(limited(&["dd", "if=/dev/zero", "of=/dev/null", "bs=100M", "count=1"])).await;
+    assert_eq!((status.reason.as_str(), status.exit_code), ("OOMKilled", 137));
+
+    step("below the limit it ends well, and the container beside it goes on");
+    let (_, status) =
+        pod.complete(limited(&["dd", "if=/dev/zero", "of=/dev/null", "bs=10M", "count=1"])).await;
+    assert_eq!((status.reason.as_str(), status.exit_code), ("Completed", 0));
+    assert_eq!(beside.exec("echo alive").await, "alive\n");
+}
+
+/// The image's stop signal, and SIGKILL after the timeout.
+pub async fn stop_signal_and_timeout(bed: Arc<Bed>) {
+    bed.client.pull(USER_IMAGE).await.expect("PullImage");
+    let pod = bed.pod(pod("stop")).await;
+
+    step("the image's stop signal");
+    let mut config = of_image("signal", USER_IMAGE);
+    config.command = words(&["/bin/until-usr1"]);
+    let container_usr1 = pod.start(config).await;
+    container_usr1.wait_log("ready").await;
+    let begun = Instant::now();
+    container_usr1.stop(60).await;
+    assert!(begun.elapsed() < Duration::from_secs(20), "the stop signal was not heeded");
+    let status = container_usr1.status().await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (9, "Error"), "{}", container_usr1.text());
+    assert!(container_usr1.text().contains("USR1"));
+
+    step("SIGTERM by default");
+    let line = "trap 'echo TERM; exit 5' TERM; echo ready; while :; do sleep 0.1; done";
+    let terminated = pod.start(container("term", line)).await;
+    terminated.wait_log("ready").await;
+    terminated.stop(60).await;
+    assert_eq!(terminated.status().await.exit_code, 5);
+
+    step("SIGKILL after the timeout, to the children as well");
+    let stubborn = pod
+        .start(container("stubborn", "trap '' TERM; sleep 7654 & echo ready; while :; do wait; done"))
+        .await;
+    stubborn.wait_log("ready").await;
+    let begun = Instant::now();
+    stubborn.stop(2).await;
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(20), "stopped after {took:?}");
+    assert_eq!(stubborn.status().await.exit_code, 137);
+
+    step("stopping again changes nothing");
+    let before = stubborn.status().await;
+    stubborn.stop(2).await;
+    assert_eq!(stubborn.status().await, before);
+}
+
+/// Each container sees its own processes; the kernel is the pod's, not the host's.
+pub async fn isolation(bed: Arc<Bed>) {
+    let pod = bed.pod(pod("isolation")).await;
+    let neighbour = pod.start(container("neighbour", "sleep 4321")).await;
+    let text =
+        pod.output("ps; echo; uname -r; cat /proc/1/cgroup; mount; ls /dev; cat /proc/self/status").await;
+    assert!(!text.contains("sleep 4321"), "it sees its neighbour's processes:\n{text}");
+    let host = husk_tests::sh("uname -r");
+    assert!(!text.lines().any(|line| line == host.trim()), "it sees the host's kernel:\n{text}");
+    assert!(!text.lines().any(|line| line == "vda" || line == "kmsg"), "it sees the pod's devices:\n{text}");
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("no {name} in\n{text}")).trim().to_owned()
+    };
+    // The default 14 capabilities, as of linux/capability.h.
+    assert_eq!(field("CapBnd:"), "00000000a80425fb");
+    let (container, _) =
+        pod.complete(container("sysctl", "echo 1 >/proc/sys/kernel/panic; mount -t tmpfs x /mnt")).await;
+    let text = container.text();
+    assert!(text.contains("Read-only file system") && text.contains("ermission denied"), "{text}");
+    neighbour.remove().await;
+}
