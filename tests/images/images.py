@@ -68,8 +68,9 @@ def _busybox(root):
 def _layered(root):
     """Three layers, one of each compression, with every kind of entry and of whiteout."""
     first = Layer("gzip").program(root, "/usr/bin/getfattr")
-    first.directory("l", 0o711, uid=7, gid=8, mtime=86400)
-    first.text("l/plain", "plain\n", 0o640, uid=1000, gid=100, mtime=1000000000)
+    plain = {"mode": 0o640, "uid": 1000, "gid": 100, "mtime": 1000000000}
+    first.directory("l", 0o700, uid=1, gid=1)
+    first.text("l/plain", "plain\n", **plain)
     first.text("l/empty", "", 0o000)
     first.text("l/gone", "removed by the second layer\n")
     first.text("l/replaced", "old\n")
@@ -100,8 +101,10 @@ def _layered(root):
     second.add("l/big", data=bytes(range(256)) * 8192)
 
     third = Layer("none")
+    # A directory that is there already takes the attributes of its last entry.
+    third.directory("l", 0o711, uid=7, gid=8)
     third.text("l/.wh.again", "")
-    third.hard_link("l/hard-to-lower", "l/plain")
+    third.hard_link("l/hard-to-lower", "l/plain", **plain)
     third.text("l/gone", "back\n")
     return [first, second, third]
 
@@ -122,7 +125,6 @@ def write(layout, root):
         "StopSignal": "SIGQUIT",
     })
 
-    # PAX times and hard links across layers need a reader as careful as the writer.
     layout.image("layers", [base, *_layered(root)], shell)
 
     work = Layer().directory("work/here", uid=1234, gid=1234)

@@ -55,8 +55,14 @@ class Layer:
     def symlink(self, path, target, **fields):
         return self.add(path, tarfile.SYMTYPE, mode=0o777, linkname=target, **fields)
 
-    def hard_link(self, path, target):
-        return self.add(path, tarfile.LNKTYPE, linkname=target.strip("/"))
+    def hard_link(self, path, target, **fields):
+        """A hard link. Its header repeats the target's fields: what else it said would be anyone's guess."""
+        target = target.strip("/")
+        for entry, _ in self.entries:
+            if entry.name == target:
+                known = ("mode", "uid", "gid", "mtime")
+                fields = {**{name: getattr(entry, name) for name in known}, **fields}
+        return self.add(path, tarfile.LNKTYPE, linkname=target, **fields)
 
     def program(self, root, path):
         """An executable of the unpacked packages, with the shared libraries that it needs."""
