@@ -63,6 +63,19 @@ pub enum ImageError {
     },
 }
 
+impl ImageError {
+    /// The same, saying of what it tells.
+    pub(crate) fn of(self, thing: &str) -> Self {
+        match self {
+            Self::Corrupt(text) => Self::Corrupt(format!("{thing}: {text}")),
+            Self::Unsupported(text) => Self::Unsupported(format!("{thing}: {text}")),
+            Self::TooLarge(text) => Self::TooLarge(format!("{thing}: {text}")),
+            Self::Io { what, source } => Self::Io { what: format!("{thing}: {what}"), source },
+            other => other,
+        }
+    }
+}
+
 /// The crate's result.
 pub type Result<T> = std::result::Result<T, ImageError>;
 

@@ -11,11 +11,15 @@ pub mod convert;
 mod digest;
 mod error;
 pub mod image;
+mod layout;
 mod manifest;
 mod progress;
 mod reference;
+mod registry;
+mod source;
 mod store;
 pub mod tree;
+pub mod worker;
 
 pub use config::{Credentials, RegistryConfig};
 pub use error::{ImageError, Result};

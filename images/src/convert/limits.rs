@@ -16,6 +16,10 @@ pub struct Limits {
     pub ratio_floor: u64,
     /// Past `ratio_floor`, unpacked bytes per compressed byte.
     pub ratio: u64,
+    /// Address space of a conversion, in bytes: a zstd window of 128 MiB, or the merged tree of an image.
+    pub memory: u64,
+    /// CPU time of a conversion, in seconds.
+    pub cpu_seconds: u64,
 }
 
 impl Default for Limits {
@@ -26,6 +30,8 @@ impl Default for Limits {
             layer_bytes: 64 << 30,
             ratio_floor: 1 << 30,
             ratio: 200,
+            memory: 2 << 30,
+            cpu_seconds: 1800,
         }
     }
 }

@@ -138,22 +138,27 @@ impl Scratch {
         self.create(name)?.write_all(content).during(|| format!("writing {name} into the image store"))
     }
 
-    /// Syncs everything and renames the directory to `target`, replacing what may be left there.
-    pub(crate) fn publish(mut self, files: &Files, target: &Path) -> Result<()> {
+    /// Brings its content to the disk.
+    pub(crate) fn sync(&self) -> Result<()> {
         for entry in read_dir(self.path())? {
             let path = entry.path();
             let synced = File::open(&path).and_then(|file| file.sync_all());
             synced.during(|| format!("syncing {}", path.display()))?;
         }
-        let sync_dir = |dir: &Path| {
-            File::open(dir).and_then(|dir| dir.sync_all()).during(|| format!("syncing {}", dir.display()))
-        };
-        sync_dir(self.path())?;
+        sync_dir(self.path())
+    }
+
+    /// Renames the directory, which must be synced, to `target`, replacing what may be left there.
+    pub(crate) fn publish(mut self, files: &Files, target: &Path) -> Result<()> {
         files.discard(target)?;
         fs::rename(self.path(), target).during(|| format!("making {}", target.display()))?;
         self.path = None;
         target.parent().map_or(Ok(()), sync_dir)
     }
+}
+
+fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir).and_then(|dir| dir.sync_all()).during(|| format!("syncing {}", dir.display()))
 }
 
 impl Drop for Scratch {

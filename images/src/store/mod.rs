@@ -2,6 +2,7 @@
 
 mod files;
 mod index;
+mod locks;
 mod pins;
 mod pull;
 #[cfg(test)]
@@ -18,10 +19,13 @@ use crate::digest;
 use crate::error::{ImageError, IoContext, Result};
 use crate::manifest::parse_config;
 use crate::reference::Reference;
+use crate::registry::Http;
+use crate::worker::Workers;
 
 pub use files::Usage;
 use files::{Files, Folder};
 use index::Index;
+use locks::Locks;
 use pins::Pins;
 
 /// Shortest beginning of an id that is taken for one.
@@ -73,6 +77,9 @@ pub(crate) struct Inner {
     pub(crate) files: Files,
     pub(crate) index: Index,
     pub(crate) pins: Pins,
+    pub(crate) locks: Locks,
+    pub(crate) http: Http,
+    pub(crate) workers: Workers,
     pub(crate) config: RegistryConfig,
 }
 
@@ -84,7 +91,8 @@ impl ImageStore {
     pub fn open(root: &Path, config: RegistryConfig) -> Result<Self> {
         let files = Files::open(root)?;
         let index = Index::open(&files.index())?;
-        let inner = Inner { files, index, pins: Pins::default(), config };
+        let (pins, locks, workers) = (Pins::default(), Locks::default(), Workers::new(&config));
+        let inner = Inner { files, index, pins, locks, http: Http::new()?, workers, config };
         inner.mend()?;
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -95,9 +103,7 @@ impl ImageStore {
     /// # Errors
     /// [`ImageError::InvalidReference`] for what is neither, or for digits that fit several ids.
     pub fn status(&self, name_or_id: &str) -> Result<Option<Image>> {
-        let Some(id) = self.inner.find(name_or_id)? else { return Ok(None) };
-        let references = self.inner.index.references()?;
-        self.inner.index.image(&id)?.map(|record| self.inner.view(&id, &record, &references)).transpose()
+        self.inner.find(name_or_id)?.map_or(Ok(None), |id| self.inner.view_by_id(&id))
     }
 
     /// All images, by id.
@@ -245,6 +251,11 @@ impl Inner {
             }),
             (found, _) => Ok(found),
         }
+    }
+
+    pub(crate) fn view_by_id(&self, id: &str) -> Result<Option<Image>> {
+        let Some(record) = self.index.image(id)? else { return Ok(None) };
+        self.view(id, &record, &self.index.references()?).map(Some)
     }
 
     fn view(&self, id: &str, record: &index::ImageRecord, references: &[(String, String)]) -> Result<Image> {

@@ -1,2 +1,0 @@
-//! The conversion worker.
-fn main() {}

@@ -1,0 +1,60 @@
+//! What the store and `husk-convert` say to each other: a [`Job`] as the only argument, an [`Outcome`] as the
+//! only output, both in JSON. Everything else comes and goes by file descriptors.
+
+use serde::{Deserialize, Serialize};
+
+use crate::convert::{ConvertError, Limits, Verdict};
+
+/// The first descriptor after standard input, output and error.
+pub const FIRST_FD: i32 = 3;
+/// Longest outcome, in bytes.
+pub const OUTCOME_MAX: u64 = 64 << 10;
+
+/// One conversion.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// What to convert.
+    pub task: Task,
+    /// Its budgets.
+    pub limits: Limits,
+    /// User and group to become, where started by root.
+    pub run_as: u32,
+}
+
+/// Kinds of conversion.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Task {
+    /// A layer from standard input into `data` ([`FIRST_FD`]) and `tree` (the next).
+    Layer,
+    /// Layers' trees (from [`FIRST_FD`] + 1 on, lowest first) into an image's `meta` ([`FIRST_FD`]).
+    Image {
+        /// Bytes of each layer's data.
+        layers: Vec<u64>,
+        /// The file system's identifier.
+        uuid: [u8; 16],
+    },
+}
+
+impl Task {
+    /// How many descriptors belong to it, from [`FIRST_FD`] on.
+    pub fn descriptors(&self) -> usize {
+        match self {
+            Self::Layer => 2,
+            Self::Image { layers, .. } => 1 + layers.len(),
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The layer is converted.
+    Layer(Verdict),
+    /// The image's metadata is written.
+    Image {
+        /// Bytes of `meta`.
+        meta_len: u64,
+    },
+    /// It cannot be done.
+    Failed(ConvertError),
+}
