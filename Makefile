@@ -2,9 +2,11 @@
 
 CARGO ?= cargo
 RELEASE := target/x86_64-unknown-linux-gnu/release
+# The tests that need a VM: plain `cargo test` leaves them out (`test = false`).
+VM_TESTS := --test boot --test guest --test mount --test e2e
 # All targets of all crates at once, always: with any other selection cargo would choose other features for
 # the dependencies, and compile them again.
-ALL := --release --workspace --all-targets
+ALL := --release --workspace --all-targets $(VM_TESTS)
 IN_TESTBED := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/tests/testbed/run
 
 .DEFAULT_GOAL := build
@@ -41,9 +43,8 @@ images: ## the tests' images, in target/test-images
 testbed: ## check the test bed itself
 	tests/testbed/selftest
 
-# Each crate's tests that need a VM are targets that plain `cargo test` leaves out.
 e2e: kernel initramfs images tools ## the tests that need virtual machines, in the test bed
-	$(IN_TESTBED) $(CARGO) test --release --workspace --test boot --test guest --test mount --test e2e
+	$(IN_TESTBED) $(CARGO) test --release --workspace $(VM_TESTS)
 
 bench: kernel initramfs images tools ## husk's operations beside a bare VM, in the test bed
 	tests/testbed/run $(CURDIR)/$(RELEASE)/husk-bench

@@ -51,11 +51,14 @@ pub fn prepare() -> Result<()> {
             result => result.context(|| format!("mounting {kind} on {target}"))?,
         }
     }
-    for directory in [paths::CONTAINERS, paths::IMAGES, paths::SCRATCH, paths::STATE, paths::ETC, paths::CONSOLES] {
+    for directory in
+        [paths::CONTAINERS, paths::IMAGES, paths::SCRATCH, paths::STATE, paths::ETC, paths::CONSOLES]
+    {
         fs::create_dir_all(directory).context(|| format!("making {directory}"))?;
     }
     cgroup::prepare()?;
-    setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES).context(|| "raising the limit of open files")?;
+    setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES)
+        .context(|| "raising the limit of open files")?;
     let unlimited = nix::libc::RLIM_INFINITY;
     setrlimit(Resource::RLIMIT_NPROC, unlimited, unlimited).context(|| "raising the limit of processes")
 }

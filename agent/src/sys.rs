@@ -152,8 +152,10 @@ pub fn attach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) ->
     let attributes: [u32; 4] =
         [cgroup.as_raw_fd() as u32, program.as_raw_fd() as u32, BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI];
     // SAFETY: bpf(2) reads the attributes, of the size given, which outlive the call.
-    check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attributes, size_of_val(&attributes)) })
-        .map(drop)
+    check(unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attributes, size_of_val(&attributes))
+    })
+    .map(drop)
 }
 
 /// Marks every descriptor from 3 on close-on-exec.
@@ -175,8 +177,11 @@ pub fn pass_report_fd(command: &mut Command, fd: OwnedFd) {
     unsafe {
         command.pre_exec(move || {
             let raw = fd.as_fd().as_raw_fd();
-            let result =
-                if raw == REPORT_FD { libc::fcntl(raw, libc::F_SETFD, 0) } else { libc::dup2(raw, REPORT_FD) };
+            let result = if raw == REPORT_FD {
+                libc::fcntl(raw, libc::F_SETFD, 0)
+            } else {
+                libc::dup2(raw, REPORT_FD)
+            };
             check(result.into()).map(drop)
         });
     }
@@ -196,8 +201,7 @@ pub fn receive_fd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let mut data = [0; 64];
     let mut iov = [io::IoSliceMut::new(&mut data)];
     let mut space = nix::cmsg_space!([RawFd; 1]);
-    let message =
-        recvmsg::<()>(socket.as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
     let mut received = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(fds) = control {
@@ -205,5 +209,7 @@ pub fn receive_fd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
             received.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
         }
     }
-    received.pop().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no descriptor came with the message"))
+    received
+        .pop()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no descriptor came with the message"))
 }

@@ -15,7 +15,8 @@ pub const DIRECTORY: &str = "trash";
 /// be one.
 pub fn discard(tree: &Path) -> Result<()> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let holder = Path::new(paths::SCRATCH).join(DIRECTORY).join(COUNT.fetch_add(1, Ordering::Relaxed).to_string());
+    let holder =
+        Path::new(paths::SCRATCH).join(DIRECTORY).join(COUNT.fetch_add(1, Ordering::Relaxed).to_string());
     fs::create_dir(&holder).context(|| format!("making {}", holder.display()))?;
     match fs::rename(tree, holder.join("0")) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -74,11 +75,13 @@ mod tests {
             fs::write(top.join(name).join("f"), "x").unwrap();
         }
         // Deeper than any path can name.
-        let mut deep = nix::dir::Dir::open(&top, nix::fcntl::OFlag::O_DIRECTORY, nix::sys::stat::Mode::empty()).unwrap();
-        for _ in 0..5000 {
-            nix::sys::stat::mkdirat(&deep, "d", nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut deep =
+            nix::dir::Dir::open(&top, nix::fcntl::OFlag::O_DIRECTORY, nix::sys::stat::Mode::empty()).unwrap();
+        let name = "d".repeat(200);
+        for _ in 0..40 {
+            nix::sys::stat::mkdirat(&deep, name.as_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
             let flags = nix::fcntl::OFlag::O_DIRECTORY;
-            deep = nix::dir::Dir::openat(&deep, "d", flags, nix::sys::stat::Mode::empty()).unwrap();
+            deep = nix::dir::Dir::openat(&deep, name.as_str(), flags, nix::sys::stat::Mode::empty()).unwrap();
         }
         drop(deep);
         empty(&holder).unwrap();

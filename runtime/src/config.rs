@@ -65,9 +65,11 @@ pub struct NetworkConfig {
 }
 
 /// Registries.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RegistryConfig {
+    /// The `husk-convert` program. Default: beside `husk` itself.
+    pub converter: PathBuf,
     /// Registry host to the URLs that are tried before it, in order.
     pub mirrors: BTreeMap<String, Vec<String>>,
 }
@@ -99,6 +101,12 @@ impl Default for VmDefaults {
             boot_timeout_secs: 60,
             console_limit: 1 << 20,
         }
+    }
+}
+
+impl Default for RegistryConfig {
+    fn default() -> Self {
+        RegistryConfig { converter: beside_self("husk-convert"), mirrors: BTreeMap::new() }
     }
 }
 

@@ -1,7 +1,21 @@
-//! husk: the daemon and command line.
+//! husk: a CRI runtime that gives every pod a kernel of its own.
 
+mod cli;
 mod config;
+mod container;
+mod cri;
 mod error;
+mod guest;
+mod host;
+mod network;
+mod node;
+mod pull_progress;
+mod sandbox;
 mod store;
+mod vm;
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -38,7 +38,9 @@ pub struct Pod {
     record: Mutex<SandboxRecord>,
     /// Held through an operation that changes the pod; a read needs only the record.
     pub changing: tokio::sync::Mutex<()>,
-    /// The VM, while there is one.
+    /// The VM's process, from its start on.
+    pub vm: Mutex<Option<Arc<Vm>>>,
+    /// The VM and its agent, once the pod is ready.
     pub live: RwLock<Option<Live>>,
 }
 
@@ -49,8 +51,9 @@ pub struct Live {
     pub vm: Arc<Vm>,
     /// Its agent.
     pub guest: Guest,
-    /// Its block slots.
-    pub slots: Arc<Mutex<Slots>>,
+    /// Its block slots; held while one is filled or emptied, so that who finds an image in a slot finds it
+    /// attached.
+    pub slots: Arc<tokio::sync::Mutex<Slots>>,
 }
 
 /// One container.
@@ -81,6 +84,11 @@ impl Node {
     /// Where a pod's sockets, configuration and console are.
     pub fn pod_dir(&self, id: &str) -> PathBuf {
         self.config.run.join("pods").join(id)
+    }
+
+    /// How far a container's log has come.
+    pub fn log_journal(&self, sandbox_id: &str, container_id: &str) -> PathBuf {
+        self.pod_dir(sandbox_id).join(format!("{container_id}.log-journal"))
     }
 
     /// A pod's scratch disk.
@@ -124,6 +132,7 @@ impl Node {
             id: record.id.clone(),
             record: Mutex::new(record),
             changing: tokio::sync::Mutex::new(()),
+            vm: Mutex::new(None),
             live: RwLock::new(None),
         });
         pods.insert(pod.id.clone(), pod.clone());
@@ -138,7 +147,10 @@ impl Node {
     ) -> Result<Arc<Container>> {
         let mut containers = lock(&self.containers);
         if let Some(other) = containers.values().find(|c| taken(&c.record())) {
-            return Err(Error::Exists(format!("a container of the same name, {}, is there already", other.id)));
+            return Err(Error::Exists(format!(
+                "a container of the same name, {}, is there already",
+                other.id
+            )));
         }
         self.store.put_container(&record)?;
         let container = Arc::new(Container {
@@ -177,7 +189,11 @@ impl Node {
     }
 
     /// Changes a container's record, on disk first.
-    pub fn update_container(&self, container: &Container, change: impl FnOnce(&mut ContainerRecord)) -> Result<()> {
+    pub fn update_container(
+        &self,
+        container: &Container,
+        change: impl FnOnce(&mut ContainerRecord),
+    ) -> Result<()> {
         let mut record = lock(&container.record);
         let mut changed = record.clone();
         change(&mut changed);

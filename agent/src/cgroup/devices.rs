@@ -59,7 +59,10 @@ fn defaults() -> impl Iterator<Item = Rule> {
 /// Restricts the cgroup at `path` to what the rules of its OCI spec and the default devices allow.
 pub fn restrict(path: &Path, rules: &[LinuxDeviceCgroup]) -> Result<()> {
     if rules.len() > MAX_RULES {
-        return Err(Error::Invalid(format!("the OCI spec has {} device rules, more than {MAX_RULES}", rules.len())));
+        return Err(Error::Invalid(format!(
+            "the OCI spec has {} device rules, more than {MAX_RULES}",
+            rules.len()
+        )));
     }
     let rules = rules.iter().map(parse).chain(defaults().map(Ok)).collect::<Result<Vec<_>>>()?;
     let program = sys::load_device_program(&assemble(&rules)).context(|| "loading the device rules")?;
@@ -95,10 +98,7 @@ fn parse(rule: &LinuxDeviceCgroup) -> Result<Rule> {
 
 /// A `struct bpf_insn` (linux/bpf.h) as the number it is in memory.
 fn instruction(code: u8, to: u8, from: u8, offset: i16, value: u32) -> u64 {
-    u64::from(code)
-        | u64::from(to | from << 4) << 8
-        | u64::from(offset as u16) << 16
-        | u64::from(value) << 32
+    u64::from(code) | u64::from(to | from << 4) << 8 | u64::from(offset as u16) << 16 | u64::from(value) << 32
 }
 
 const LOAD_WORD: u8 = 0x61;
@@ -139,8 +139,10 @@ fn assemble(rules: &[Rule]) -> Vec<u64> {
             }
         }
         if rule.access != ALL {
-            let mask =
-                vec![instruction(MOVE, SCRATCH, ACCESS, 0, 0), instruction(AND_VALUE, SCRATCH, 0, 0, rule.access)];
+            let mask = vec![
+                instruction(MOVE, SCRATCH, ACCESS, 0, 0),
+                instruction(AND_VALUE, SCRATCH, 0, 0, rule.access),
+            ];
             tests.push(if rule.allow {
                 // All that is asked for must be allowed.
                 (mask, JUMP_NOT_EQUAL, SCRATCH, ACCESS, 0)
@@ -230,7 +232,9 @@ mod tests {
 
     #[test]
     fn wrong_rules_are_refused() {
-        for rule in [json!({"allow": true, "access": "x"}), json!({"allow": true, "type": "c", "major": 1i64 << 40})] {
+        for rule in
+            [json!({"allow": true, "access": "x"}), json!({"allow": true, "type": "c", "major": 1i64 << 40})]
+        {
             let rule: LinuxDeviceCgroup = serde_json::from_value(rule).unwrap();
             assert!(parse(&rule).is_err(), "{rule:?}");
         }

@@ -21,11 +21,13 @@ impl Container {
     /// Mounts the root, resolves the user and writes the bundle. The id has been checked and is nobody's.
     pub async fn create(tools: &Tools, request: CreateContainerRequest) -> Result<Arc<Self>> {
         let mut spec = spec::parse(&request.oci_spec)?;
-        let rootfs = request.rootfs.ok_or_else(|| Error::Invalid("the request names no image (rootfs)".into()))?;
+        let rootfs =
+            request.rootfs.ok_or_else(|| Error::Invalid("the request names no image (rootfs)".into()))?;
         let bundle = paths::bundle(&request.id);
         fs::create_dir_all(&bundle).context(|| format!("making {}", bundle.display()))?;
         let root = Root::mount(&tools.images, &request.id, &rootfs.image_serial).await?;
-        let prepared = prepare(&request.id, &mut spec, &rootfs, &request.user.unwrap_or_default(), root.place());
+        let prepared =
+            prepare(&request.id, &mut spec, &rootfs, &request.user.unwrap_or_default(), root.place());
         let (identity, template) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -54,11 +56,18 @@ impl Container {
     }
 }
 
-fn prepare(id: &str, spec: &mut Spec, rootfs: &RootFs, user: &User, root: &Path) -> Result<(Identity, OciProcess)> {
+fn prepare(
+    id: &str,
+    spec: &mut Spec,
+    rootfs: &RootFs,
+    user: &User,
+    root: &Path,
+) -> Result<(Identity, OciProcess)> {
     let inside = inroot::Root::open(root).context(|| format!("opening {}", root.display()))?;
     let identity = resolve_in(&inside, user)?;
     spec::complete(spec, id, &identity.user, &identity.home, rootfs.read_only);
-    let process = spec.process().clone().ok_or_else(|| Error::Invalid("the OCI spec has no process".into()))?;
+    let process =
+        spec.process().clone().ok_or_else(|| Error::Invalid("the OCI spec has no process".into()))?;
     inside
         .create_dir_all(process.cwd())
         .context(|| format!("making the working directory {}", process.cwd().display()))?;

@@ -27,7 +27,10 @@ impl Container {
                 return Err(Error::Exists(text));
             }
             if execs.len() >= MAX_EXECS {
-                return Err(Error::Exhausted(format!("container {} has {MAX_EXECS} processes already", self.id)));
+                return Err(Error::Exhausted(format!(
+                    "container {} has {MAX_EXECS} processes already",
+                    self.id
+                )));
             }
             execs.insert(request.exec_id.clone(), Arc::clone(&process));
             Ok(())
@@ -39,7 +42,12 @@ impl Container {
         started
     }
 
-    async fn run_exec(self: &Arc<Self>, tools: &Tools, request: &ExecRequest, process: &Arc<Process>) -> Result<u32> {
+    async fn run_exec(
+        self: &Arc<Self>,
+        tools: &Tools,
+        request: &ExecRequest,
+        process: &Arc<Process>,
+    ) -> Result<u32> {
         // A container that is being started or deleted is waited for.
         let stage = *self.stage.lock().await;
         let stopped = || Error::State(format!("container {} is not running", self.id));

@@ -12,8 +12,8 @@ const KERNEL_MOUNTS: [&str; 6] = ["proc", "sysfs", "tmpfs", "devpts", "mqueue", 
 
 /// Parses and checks a spec; the names of bind mounts' sources become paths.
 pub fn parse(json: &[u8]) -> Result<Spec> {
-    let mut spec: Spec =
-        serde_json::from_slice(json).map_err(|e| Error::Invalid(format!("the OCI spec cannot be read: {e}")))?;
+    let mut spec: Spec = serde_json::from_slice(json)
+        .map_err(|e| Error::Invalid(format!("the OCI spec cannot be read: {e}")))?;
     let process = spec.process().as_ref().ok_or_else(|| invalid("has no process"))?;
     if process.args().as_ref().is_none_or(Vec::is_empty) {
         return Err(invalid("has no command (process.args)"));
@@ -137,7 +137,10 @@ mod tests {
         assert_eq!((process.user().uid(), process.user().gid()), (7, 8));
         assert_eq!(process.env().as_ref().unwrap(), &["PATH=/bin", "HOME=/home/x"]);
         assert_eq!(spec.root().as_ref().unwrap().readonly(), Some(true));
-        assert_eq!(spec.linux().as_ref().unwrap().cgroups_path().as_ref().unwrap().to_str(), Some("/pods/c1"));
+        assert_eq!(
+            spec.linux().as_ref().unwrap().cgroups_path().as_ref().unwrap().to_str(),
+            Some("/pods/c1")
+        );
     }
 
     #[test]

@@ -59,7 +59,11 @@ impl Container {
     }
 
     fn launch_options(&self) -> launch::Options<'_> {
-        launch::Options { terminal: self.template.terminal() == Some(true), stdin: self.stdin, user: &self.user }
+        launch::Options {
+            terminal: self.template.terminal() == Some(true),
+            stdin: self.stdin,
+            user: &self.user,
+        }
     }
 
     /// The container's own process is gone, and with it whatever else runs in the container: the kernel sees to

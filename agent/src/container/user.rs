@@ -57,7 +57,9 @@ pub fn resolve(user: &User, passwd: &[u8], group: &[u8]) -> Result<Identity> {
     for &extra in &user.supplemental_groups {
         push_new(&mut groups, valid(extra)?);
     }
-    if !user.strict_groups && let Some(account) = &account {
+    if !user.strict_groups
+        && let Some(account) = &account
+    {
         for (_, gid, members) in group_lines(group) {
             if groups.len() < MAX_GROUPS && members.split(|b| *b == b',').any(|m| m == account.name) {
                 push_new(&mut groups, gid);
@@ -180,7 +182,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_resolved_is_refused() {
-        for name in ["nobody", "noid", "-1", "+1", "nginx:nogroup", "4294967295", "99999999999", "1:4294967295"] {
+        for name in
+            ["nobody", "noid", "-1", "+1", "nginx:nogroup", "4294967295", "99999999999", "1:4294967295"]
+        {
             assert!(matches!(resolve(&user(name), PASSWD, GROUP), Err(Error::Invalid(_))), "{name}");
         }
         let max = User { gid: Some(u32::MAX), ..user("0") };

@@ -31,7 +31,9 @@ pub fn run(task: &Task, reporter: &Arc<Reporter>) -> Result<(), String> {
     let spec = Spec::load(task.bundle.join("config.json")).map_err(|e| format!("loading the spec: {e}"))?;
     let filter = spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
     let console = match &task.console {
-        Some(path) => Some(UnixStream::connect(path).map_err(|e| format!("connecting to the console socket: {e}"))?),
+        Some(path) => {
+            Some(UnixStream::connect(path).map_err(|e| format!("connecting to the console socket: {e}"))?)
+        }
         None => None,
     };
 
@@ -132,7 +134,10 @@ fn inside() -> Result<(), String> {
 /// and sends its master to the agent.
 fn terminal(console: &UnixStream, uid: u32) -> Result<(), String> {
     let pty = tried("opening a terminal", nix::pty::openpty(None, None))?;
-    tried("giving the terminal to its user", nix::unistd::fchown(&pty.slave, Some(Uid::from_raw(uid)), None))?;
+    tried(
+        "giving the terminal to its user",
+        nix::unistd::fchown(&pty.slave, Some(Uid::from_raw(uid)), None),
+    )?;
     send(console, &pty.master)?;
     tried("taking the terminal", sys::set_controlling_terminal(std::os::fd::AsFd::as_fd(&pty.slave)))?;
     tried("attaching the terminal", nix::unistd::dup2_stdin(&pty.slave))?;

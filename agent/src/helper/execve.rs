@@ -83,8 +83,11 @@ fn candidates(name: &str, env: &[CString]) -> Vec<String> {
     if name.contains('/') {
         return vec![name.to_owned()];
     }
-    let path = env.iter().rev().find_map(|var| var.to_str().ok()?.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
-    path.split(':').map(|dir| if dir.is_empty() { format!("./{name}") } else { format!("{dir}/{name}") }).collect()
+    let path =
+        env.iter().rev().find_map(|var| var.to_str().ok()?.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    path.split(':')
+        .map(|dir| if dir.is_empty() { format!("./{name}") } else { format!("{dir}/{name}") })
+        .collect()
 }
 
 #[cfg(test)]

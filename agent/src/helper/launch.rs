@@ -64,7 +64,9 @@ pub async fn run(command: &str, mut task: Task, process: &Process, options: Opti
     let failure = match outcome {
         Ok(Ok(())) => report.failure,
         Ok(Err(error)) => report.failure.or(Some(error)),
-        Err(_) => Some(Error::Internal(format!("the process has not started within {} s", PATIENCE.as_secs()))),
+        Err(_) => {
+            Some(Error::Internal(format!("the process has not started within {} s", PATIENCE.as_secs())))
+        }
     };
     match (failure, report.pid) {
         (None, Some(pid)) => Ok(pid),

@@ -51,7 +51,9 @@ pub fn run(command: &str, task: &str) -> u8 {
     let fd: OwnedFd = match crate::sys::take_report_fd() {
         Ok(fd) => fd,
         Err(e) => {
-            eprintln!("husk-agent {command}: started without a report pipe ({e}); this is for the agent itself");
+            eprintln!(
+                "husk-agent {command}: started without a report pipe ({e}); this is for the agent itself"
+            );
             return 2;
         }
     };
@@ -59,7 +61,9 @@ pub fn run(command: &str, task: &str) -> u8 {
     let panics = Arc::clone(&reporter);
     // Standard error may be the container's already.
     std::panic::set_hook(Box::new(move |info| panics.error(&format!("the helper panicked: {info}"))));
-    match load(task).and_then(|task| if command == CREATE { create::run(&task, &reporter) } else { enter::run(&task, &reporter) }) {
+    match load(task).and_then(|task| {
+        if command == CREATE { create::run(&task, &reporter) } else { enter::run(&task, &reporter) }
+    }) {
         Ok(()) => 0,
         Err(error) => {
             reporter.error(&error);

@@ -165,6 +165,7 @@ impl Process {
 
 fn register(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
     let flags = nix::fcntl::OFlag::O_NONBLOCK;
-    nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(flags)).context(|| "making a stream non-blocking")?;
+    nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(flags))
+        .context(|| "making a stream non-blocking")?;
     sys::watch(fd).context(|| "watching a stream")
 }

@@ -157,9 +157,8 @@ impl Inner {
                 eof: false,
             }));
         }
-        (self.open_streams == 0).then(|| {
-            Next::Chunk(OutputChunk { offset: self.end, eof: true, ..OutputChunk::default() })
-        })
+        (self.open_streams == 0)
+            .then(|| Next::Chunk(OutputChunk { offset: self.end, eof: true, ..OutputChunk::default() }))
     }
 }
 
@@ -242,10 +241,9 @@ mod tests {
                 }
             }
             assert!(timeout(Duration::from_millis(5), output.wait_for_room()).await.is_err());
-            let (waited, ()) =
-                tokio::join!(timeout(Duration::from_secs(1), output.wait_for_room()), async {
-                    output.acknowledge(100);
-                });
+            let (waited, ()) = tokio::join!(timeout(Duration::from_secs(1), output.wait_for_room()), async {
+                output.acknowledge(100);
+            });
             assert!(waited.is_ok());
         });
     }

@@ -52,4 +52,3 @@ fn pipe(user: &ResolvedUser) -> Result<(OwnedFd, OwnedFd)> {
     fchown(&write, Some(uid), Some(gid)).context(|| "giving a pipe to the container's user")?;
     Ok((read, write))
 }
-

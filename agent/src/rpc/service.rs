@@ -33,7 +33,9 @@ fn named(id: Option<ProcessId>) -> AgentResult<ProcessId> {
 }
 
 /// Runs what must not stop half-way when its caller loses patience.
-async fn whole<T: Send + 'static>(work: impl Future<Output = AgentResult<T>> + Send + 'static) -> Result<T, Status> {
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = AgentResult<T>> + Send + 'static,
+) -> Result<T, Status> {
     match tokio::spawn(work).await {
         Ok(result) => Ok(result?),
         Err(e) => Err(Status::internal(format!("the agent failed: {e}"))),
@@ -50,26 +52,38 @@ impl agent_server::Agent for Service {
         }))
     }
 
-    async fn configure_sandbox(&self, request: Request<ConfigureSandboxRequest>) -> Answer<ConfigureSandboxResponse> {
+    async fn configure_sandbox(
+        &self,
+        request: Request<ConfigureSandboxRequest>,
+    ) -> Answer<ConfigureSandboxResponse> {
         let agent = Arc::clone(&self.0);
         whole(async move { agent.sandbox.configure(request.into_inner()).await }).await?;
         Ok(Response::new(ConfigureSandboxResponse {}))
     }
 
-    async fn create_container(&self, request: Request<CreateContainerRequest>) -> Answer<CreateContainerResponse> {
+    async fn create_container(
+        &self,
+        request: Request<CreateContainerRequest>,
+    ) -> Answer<CreateContainerResponse> {
         let agent = Arc::clone(&self.0);
         let container = whole(async move { agent.create(request.into_inner()).await }).await?;
         Ok(Response::new(CreateContainerResponse { user: Some(container.user().clone()) }))
     }
 
-    async fn start_container(&self, request: Request<StartContainerRequest>) -> Answer<StartContainerResponse> {
+    async fn start_container(
+        &self,
+        request: Request<StartContainerRequest>,
+    ) -> Answer<StartContainerResponse> {
         let agent = Arc::clone(&self.0);
         let container = agent.container(&request.into_inner().id)?;
         let pid = whole(async move { container.start(&agent.tools).await }).await?;
         Ok(Response::new(StartContainerResponse { pid }))
     }
 
-    async fn delete_container(&self, request: Request<DeleteContainerRequest>) -> Answer<DeleteContainerResponse> {
+    async fn delete_container(
+        &self,
+        request: Request<DeleteContainerRequest>,
+    ) -> Answer<DeleteContainerResponse> {
         let agent = Arc::clone(&self.0);
         whole(async move { agent.delete(&request.into_inner().id).await }).await?;
         Ok(Response::new(DeleteContainerResponse {}))
@@ -124,7 +138,10 @@ impl agent_server::Agent for Service {
         Ok(Response::new(WriteStdinResponse {}))
     }
 
-    async fn resize_terminal(&self, request: Request<ResizeTerminalRequest>) -> Answer<ResizeTerminalResponse> {
+    async fn resize_terminal(
+        &self,
+        request: Request<ResizeTerminalRequest>,
+    ) -> Answer<ResizeTerminalResponse> {
         let ResizeTerminalRequest { process, size } = request.into_inner();
         let size = size.ok_or_else(|| Status::invalid_argument("the request gives no size"))?;
         self.process(process)?.resize(&size)?;

@@ -71,9 +71,9 @@ impl Disk {
                 0 => io::Error::other("the device has no medium"),
                 _ => match mount(Some(&node), on, Some(kind), flags, Some(data)) {
                     Ok(()) => return Ok(()),
-                    Err(errno @ (Errno::EINVAL | Errno::EIO | Errno::ENXIO | Errno::EUCLEAN | Errno::EBUSY)) => {
-                        errno.into()
-                    }
+                    Err(
+                        errno @ (Errno::EINVAL | Errno::EIO | Errno::ENXIO | Errno::EUCLEAN | Errno::EBUSY),
+                    ) => errno.into(),
                     Err(errno) => return Err(errno).context(|| mounting(kind, &node)),
                 },
             };
@@ -93,7 +93,9 @@ impl Disk {
         loop {
             match nix::fcntl::open(&node, OFlag::O_RDONLY | OFlag::O_EXCL | OFlag::O_CLOEXEC, Mode::empty()) {
                 Err(Errno::EBUSY) if begun.elapsed() < PATIENCE => sleep(Duration::from_millis(2)).await,
-                result => return result.map(drop).context(|| format!("waiting for {} to be free", node.display())),
+                result => {
+                    return result.map(drop).context(|| format!("waiting for {} to be free", node.display()));
+                }
             }
         }
     }

@@ -18,7 +18,10 @@ const HOSTS: &str = "hosts";
 /// Writes the files.
 pub fn write(request: &ConfigureSandboxRequest) -> Result<()> {
     if request.resolv_conf.len() > MAX_RESOLV_CONF {
-        return Err(Error::Invalid(format!("a resolv.conf of {} bytes is too long", request.resolv_conf.len())));
+        return Err(Error::Invalid(format!(
+            "a resolv.conf of {} bytes is too long",
+            request.resolv_conf.len()
+        )));
     }
     let put = |name: &str, text: &str| {
         let path = Path::new(paths::ETC).join(name);

@@ -36,7 +36,9 @@ impl Sandbox {
         if let Some(done) = &*configured {
             return match *done == identity {
                 true => Ok(()),
-                false => Err(Error::State("the sandbox has been configured already, with other values".into())),
+                false => {
+                    Err(Error::State("the sandbox has been configured already, with other values".into()))
+                }
             };
         }
         check_hostname(&request.hostname)?;
@@ -75,7 +77,11 @@ fn identity(request: &ConfigureSandboxRequest) -> ConfigureSandboxRequest {
 fn check_hostname(name: &str) -> Result<()> {
     let fine = (1..=64).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
-    if fine { Ok(()) } else { Err(Error::Invalid(format!("hostname {name:?} must be 1 to 64 of [A-Za-z0-9._-]"))) }
+    if fine {
+        Ok(())
+    } else {
+        Err(Error::Invalid(format!("hostname {name:?} must be 1 to 64 of [A-Za-z0-9._-]")))
+    }
 }
 
 fn set_clock(nanos: i64) -> Result<()> {
@@ -116,8 +122,12 @@ mod tests {
 
     #[test]
     fn a_repetition_is_known_by_what_stays() {
-        let first =
-            ConfigureSandboxRequest { hostname: "h".into(), time_nanos: 1, entropy: vec![1], ..Default::default() };
+        let first = ConfigureSandboxRequest {
+            hostname: "h".into(),
+            time_nanos: 1,
+            entropy: vec![1],
+            ..Default::default()
+        };
         let again = ConfigureSandboxRequest { time_nanos: 2, entropy: vec![2], ..first.clone() };
         assert_eq!(identity(&first), identity(&again));
         let other = ConfigureSandboxRequest { hostname: "i".into(), ..first.clone() };

@@ -71,7 +71,9 @@ async fn apply(netlink: &Handle, wanted: &[Wanted<'_>], paths: &[Path<'_>]) -> R
         netlink.link().set(up).execute().await.map_err(failed("setting the loopback interface up"))?;
     }
     for path in paths {
-        for (_, link) in wanted.iter().zip(&found).filter(|(want, _)| want.interface.name == path.route.interface) {
+        for (_, link) in
+            wanted.iter().zip(&found).filter(|(want, _)| want.interface.name == path.route.interface)
+        {
             add_route(netlink, path, link.header.index).await?;
         }
     }
@@ -92,10 +94,12 @@ async fn set_up(netlink: &Handle, want: &Wanted<'_>, index: u32) -> Result<()> {
     if want.interface.mtu > 0 {
         message = message.mtu(want.interface.mtu);
     }
-    netlink.link().set(message.build()).execute().await.map_err(failed(format!(
-        "setting {name} up with an MTU of {}",
-        want.interface.mtu
-    )))?;
+    netlink
+        .link()
+        .set(message.build())
+        .execute()
+        .await
+        .map_err(failed(format!("setting {name} up with an MTU of {}", want.interface.mtu)))?;
     for (address, prefix) in &want.addresses {
         let mut request = netlink.address().add(index, *address, *prefix).replace();
         if address.is_ipv6() {
@@ -138,7 +142,9 @@ async fn add_route(netlink: &Handle, path: &Path<'_>, index: u32) -> Result<()> 
 
 fn failed(what: impl Display) -> impl FnOnce(rtnetlink::Error) -> Error {
     move |error| match error {
-        rtnetlink::Error::NetlinkError(message) => Error::Io { what: what.to_string(), source: message.to_io() },
+        rtnetlink::Error::NetlinkError(message) => {
+            Error::Io { what: what.to_string(), source: message.to_io() }
+        }
         other => Error::Internal(format!("{what}: {other}")),
     }
 }
@@ -193,7 +199,9 @@ impl<'a> Path<'a> {
         let destination = cidr(&route.destination)?;
         let gateway = match route.gateway.as_str() {
             "" => None,
-            text => Some(text.parse().map_err(|_| Error::Invalid(format!("gateway {text:?} is not an address")))?),
+            text => Some(
+                text.parse().map_err(|_| Error::Invalid(format!("gateway {text:?} is not an address")))?,
+            ),
         };
         let path = Self { route, destination, gateway };
         if gateway.is_some_and(|gateway: IpAddr| gateway.is_ipv4() != destination.0.is_ipv4()) {
@@ -205,7 +213,11 @@ impl<'a> Path<'a> {
 
 impl Display for Path<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "route {} via {:?} on {:?}", self.route.destination, self.route.gateway, self.route.interface)
+        write!(
+            f,
+            "route {} via {:?} on {:?}",
+            self.route.destination, self.route.gateway, self.route.interface
+        )
     }
 }
 
@@ -245,14 +257,25 @@ mod tests {
             assert!(cidr(bad).is_err(), "{bad:?}");
         }
         assert_eq!(mac("02:42:ac:11:00:0f").unwrap(), [2, 0x42, 0xac, 0x11, 0, 15]);
-        for bad in ["", "02:42:ac:11:00", "02:42:ac:11:00:02:03", "2:42:ac:11:00:02", "zz:42:ac:11:00:02", "+2:42:ac:11:00:02:"] {
+        for bad in [
+            "",
+            "02:42:ac:11:00",
+            "02:42:ac:11:00:02:03",
+            "2:42:ac:11:00:02",
+            "zz:42:ac:11:00:02",
+            "+2:42:ac:11:00:02:",
+        ] {
             assert!(mac(bad).is_err(), "{bad:?}");
         }
     }
 
     #[test]
     fn interfaces_and_routes_are_checked() {
-        let interface = |name: &str| Interface { name: name.into(), mac: "02:00:00:00:00:01".into(), ..Default::default() };
+        let interface = |name: &str| Interface {
+            name: name.into(),
+            mac: "02:00:00:00:00:01".into(),
+            ..Default::default()
+        };
         assert!(Wanted::parse(&interface("eth0")).is_ok());
         for bad in ["", "lo", "..", "a/b", "sixteen_letters_", "a b", "a%d"] {
             assert!(Wanted::parse(&interface(bad)).is_err(), "{bad:?}");

@@ -9,7 +9,8 @@ const MAX_VALUE: usize = 4096;
 
 /// What Kubernetes calls namespaced parameters: they concern the pod's own network and IPC. The others would
 /// reach the agent itself (`kernel.core_pattern` names a program that the kernel runs).
-const ALLOWED: [&str; 6] = ["net/", "kernel/shm", "kernel/msg", "kernel/sem", "fs/mqueue/", "kernel/domainname"];
+const ALLOWED: [&str; 6] =
+    ["net/", "kernel/shm", "kernel/msg", "kernel/sem", "fs/mqueue/", "kernel/domainname"];
 
 /// What containers are used to on a node: any port and ICMP echo without a capability.
 pub const DEFAULTS: [(&str, &str); 2] =
@@ -27,7 +28,9 @@ pub fn path(name: &str) -> Result<PathBuf> {
         return invalid("has an empty or relative part");
     }
     if !ALLOWED.iter().any(|prefix| relative.starts_with(prefix)) {
-        return invalid("is not one that belongs to a pod: net.*, kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.*");
+        return invalid(
+            "is not one that belongs to a pod: net.*, kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.*",
+        );
     }
     Ok(Path::new("/proc/sys").join(relative))
 }
@@ -58,8 +61,17 @@ mod tests {
     #[test]
     fn escapes_and_foreign_parameters_are_refused() {
         for name in [
-            "", "net", "net..x", "net.", "net/../kernel/core_pattern", "/net/x", "kernel.core_pattern",
-            "kernel.modprobe", "vm.overcommit_memory", "net.ipv4.x\n", "net.ipv4 x",
+            "",
+            "net",
+            "net..x",
+            "net.",
+            "net/../kernel/core_pattern",
+            "/net/x",
+            "kernel.core_pattern",
+            "kernel.modprobe",
+            "vm.overcommit_memory",
+            "net.ipv4.x\n",
+            "net.ipv4 x",
         ] {
             assert!(matches!(path(name), Err(Error::Invalid(_))), "{name:?}");
         }

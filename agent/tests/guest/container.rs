@@ -59,8 +59,13 @@ pub async fn users(pod: &Pod) {
     assert_eq!(user, ResolvedUser { uid: 1000, gid: 1000, groups: vec![1000, 77, 33] });
     pod.start(&id).await.unwrap();
     let outcome = pod.outcome(&own(&id)).await;
-    assert!(outcome.stdout.contains("uid=1000(app) gid=1000(app) groups=33(web),77,1000(app)\n/home/app\n")
-        || outcome.stdout.contains("uid=1000(app) gid=1000(app) groups=1000(app),77,33(web)\n/home/app\n"), "{outcome:?}");
+    assert!(
+        outcome.stdout.contains("uid=1000(app) gid=1000(app) groups=33(web),77,1000(app)\n/home/app\n")
+            || outcome
+                .stdout
+                .contains("uid=1000(app) gid=1000(app) groups=1000(app),77,33(web)\n/home/app\n"),
+        "{outcome:?}"
+    );
     assert!(outcome.stderr.contains("Permission denied"), "{outcome:?}");
     pod.delete(&id).await;
 
@@ -80,7 +85,11 @@ pub async fn working_directory(pod: &Pod) {
 }
 
 pub async fn read_only_root(pod: &Pod) {
-    let mut request = pod.request(&["sh", "-c", "touch /x; touch /etc/x; echo y >/dev/shm/y && cat /dev/shm/y /etc/hostname"]);
+    let mut request = pod.request(&[
+        "sh",
+        "-c",
+        "touch /x; touch /etc/x; echo y >/dev/shm/y && cat /dev/shm/y /etc/hostname",
+    ]);
     request.rootfs.as_mut().unwrap().read_only = true;
     let outcome = pod.run(request).await;
     assert_eq!(outcome.stdout, "y\npod-one\n");
@@ -123,7 +132,8 @@ pub async fn not_executable(pod: &Pod) {
 
 pub async fn two_on_localhost(pod: &Pod) {
     let server = pod.started("while true; do echo from the neighbour | nc -l -p 8080; done").await;
-    let client = pod.run_script("for i in 1 2 3 4 5 6 7 8 9; do nc 127.0.0.1 8080 && exit; sleep 0.2; done").await;
+    let client =
+        pod.run_script("for i in 1 2 3 4 5 6 7 8 9; do nc 127.0.0.1 8080 && exit; sleep 0.2; done").await;
     assert_eq!(client.stdout, "from the neighbour\n");
     pod.delete(&server).await;
 }
@@ -150,10 +160,11 @@ pub async fn lists(pod: &Pod) {
 }
 
 pub async fn terminal(pod: &Pod) {
-    let mut request = pod.request_with(&["sh", "-c", "stty size; tty; read line; echo got $line; stty size"], |spec| {
-        spec["process"]["terminal"] = json!(true);
-        spec["process"]["consoleSize"] = json!({"height": 33, "width": 99});
-    });
+    let mut request =
+        pod.request_with(&["sh", "-c", "stty size; tty; read line; echo got $line; stty size"], |spec| {
+            spec["process"]["terminal"] = json!(true);
+            spec["process"]["consoleSize"] = json!({"height": 33, "width": 99});
+        });
     request.stdin = true;
     request.user = Some(User { name: "app".into(), ..User::default() });
     let id = pod.started_as(request).await;
@@ -164,7 +175,10 @@ pub async fn terminal(pod: &Pod) {
     while !String::from_utf8_lossy(&seen).contains("/dev/") {
         seen.extend(chunks.message().await.unwrap().unwrap().data);
     }
-    pod.agent().resize_terminal(ResizeTerminalRequest { process: Some(own(&id)), size: Some(size) }).await.unwrap();
+    pod.agent()
+        .resize_terminal(ResizeTerminalRequest { process: Some(own(&id)), size: Some(size) })
+        .await
+        .unwrap();
     pod.write(&own(&id), "hello\n", false).await.unwrap();
     let outcome = pod.outcome(&own(&id)).await;
     assert_eq!(outcome.stdout, "33 99\r\n/dev/pts/0\r\nhello\r\ngot hello\r\n20 70\r\n");

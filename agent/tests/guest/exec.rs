@@ -12,16 +12,22 @@ fn of(request: &ExecRequest) -> ProcessId {
 }
 
 pub async fn runs_in_the_container(pod: &Pod) {
-    let mut request = pod.request(&["sh", "-c", "echo mine >/tmp-file; chmod 644 /tmp-file; exec sleep 1000"]);
+    let mut request =
+        pod.request(&["sh", "-c", "echo mine >/tmp-file; chmod 644 /tmp-file; exec sleep 1000"]);
     request.user = Some(User { name: "0".into(), ..User::default() });
     let id = pod.started_as(request).await;
     let begun = Instant::now();
-    let seen = pod.exec_script(&id, "cat /tmp-file /proc/1/comm; cat /proc/self/cgroup; id -u; echo $A; exit 4").await;
+    let seen = pod
+        .exec_script(&id, "cat /tmp-file /proc/1/comm; cat /proc/self/cgroup; id -u; echo $A; exit 4")
+        .await;
     println!("  an exec to its end took {} ms", begun.elapsed().as_millis());
     assert_eq!(seen.stdout, "mine\nsleep\n0::/\n0\n1\n");
     assert_eq!(seen.exit.code, 4);
 
-    let mut with_env = pod.exec_request(&id, &["sh", "-c", "echo $A $B; grep -h Cap /proc/self/status /proc/1/status | sort | uniq -c | wc -l"]);
+    let mut with_env = pod.exec_request(
+        &id,
+        &["sh", "-c", "echo $A $B; grep -h Cap /proc/self/status /proc/1/status | sort | uniq -c | wc -l"],
+    );
     with_env.env = vec!["A=2".into(), "B=3".into()];
     pod.exec(with_env.clone()).await.unwrap();
     // Five kinds of sets, the same in both processes.
@@ -32,7 +38,8 @@ pub async fn runs_in_the_container(pod: &Pod) {
 
 pub async fn terminal(pod: &Pod) {
     let id = pod.started("sleep 1000").await;
-    let mut request = pod.exec_request(&id, &["sh", "-c", "stty size; tty; echo $TERM; read x; stty size; exit $x"]);
+    let mut request =
+        pod.exec_request(&id, &["sh", "-c", "stty size; tty; echo $TERM; read x; stty size; exit $x"]);
     request.tty = true;
     request.stdin = true;
     request.size = Some(TerminalSize { rows: 40, columns: 123 });
@@ -54,7 +61,12 @@ pub async fn terminal(pod: &Pod) {
     assert_eq!(outcome.stdout, "40 123\r\n/dev/pts/0\r\nxterm\r\n9\r\n7 8\r\n");
     assert_eq!(outcome.exit.code, 9);
     refused(
-        pod.agent().resize_terminal(ResizeTerminalRequest { process: Some(own(&id)), size: Some(TerminalSize { rows: 1, columns: 1 }) }).await,
+        pod.agent()
+            .resize_terminal(ResizeTerminalRequest {
+                process: Some(own(&id)),
+                size: Some(TerminalSize { rows: 1, columns: 1 }),
+            })
+            .await,
         Code::FailedPrecondition,
         "terminal",
     );
@@ -116,7 +128,11 @@ pub async fn missing_command(pod: &Pod) {
     let id = pod.started("sleep 1000").await;
     let missing = pod.exec_request(&id, &["no-such-command"]);
     refused(pod.exec(missing.clone()).await, Code::NotFound, "no-such-command");
-    refused(pod.exec(pod.exec_request(&id, &["/bin/not-executable"])).await, Code::FailedPrecondition, "not-executable");
+    refused(
+        pod.exec(pod.exec_request(&id, &["/bin/not-executable"])).await,
+        Code::FailedPrecondition,
+        "not-executable",
+    );
     // The id is free again.
     let again = ExecRequest { args: vec!["true".into()], ..missing };
     pod.exec(again.clone()).await.unwrap();

@@ -51,7 +51,8 @@ pub async fn specs(pod: &Pod) {
     escaping.rootfs = Some(RootFs { image_serial: "../vda".into(), read_only: false });
     refused(pod.create(escaping).await, Code::InvalidArgument, "../vda");
     // What only the start finds out.
-    let nonsense = |spec: &mut serde_json::Value| spec["linux"]["resources"]["cpu"] = json!({"cpus": "900-901"});
+    let nonsense =
+        |spec: &mut serde_json::Value| spec["linux"]["resources"]["cpu"] = json!({"cpus": "900-901"});
     let request = pod.request_with(&["true"], nonsense);
     let id = request.id.clone();
     pod.create(request).await.unwrap();
@@ -67,7 +68,11 @@ pub async fn unknown(pod: &Pod) {
     refused(pod.start("nobody").await, missing, "nobody");
     refused(pod.exec(pod.exec_request("nobody", &["true"])).await, missing, "nobody");
     refused(agent().wait(WaitRequest { process: process.clone() }).await, missing, "nobody");
-    refused(agent().signal(SignalRequest { process: process.clone(), signal: 9, all: true }).await, missing, "nobody");
+    refused(
+        agent().signal(SignalRequest { process: process.clone(), signal: 9, all: true }).await,
+        missing,
+        "nobody",
+    );
     refused(agent().stats(StatsRequest { container_id: "nobody".into() }).await, missing, "nobody");
     refused(pod.write(&own("nobody"), "x", false).await, missing, "nobody");
     refused(pod.stream(&own("nobody"), 0).await.map(drop), missing, "nobody");
@@ -82,9 +87,21 @@ pub async fn unknown(pod: &Pod) {
     let id = pod.started("sleep 1000").await;
     let unknown = ProcessId { container_id: id.clone(), exec_id: "e".into() };
     refused(agent().wait(WaitRequest { process: Some(unknown.clone()) }).await, missing, "\"e\"");
-    refused(agent().signal(SignalRequest { process: Some(unknown), signal: 9, all: true }).await, invalid, "all");
-    refused(agent().delete_process(DeleteProcessRequest { process: Some(own(&id)) }).await, invalid, "DeleteContainer");
-    refused(agent().resize_terminal(ResizeTerminalRequest { process: Some(own(&id)), size: None }).await, invalid, "size");
+    refused(
+        agent().signal(SignalRequest { process: Some(unknown), signal: 9, all: true }).await,
+        invalid,
+        "all",
+    );
+    refused(
+        agent().delete_process(DeleteProcessRequest { process: Some(own(&id)) }).await,
+        invalid,
+        "DeleteContainer",
+    );
+    refused(
+        agent().resize_terminal(ResizeTerminalRequest { process: Some(own(&id)), size: None }).await,
+        invalid,
+        "size",
+    );
     refused(pod.exec(pod.exec_request(&id, &[])).await, invalid, "command");
     pod.delete(&id).await;
 }

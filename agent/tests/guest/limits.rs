@@ -7,7 +7,8 @@ use tonic::Code;
 use crate::pod::{Pod, own, refused};
 
 pub async fn memory(pod: &Pod) {
-    let limit = |spec: &mut serde_json::Value| spec["linux"]["resources"]["memory"] = json!({"limit": 16 << 20});
+    let limit =
+        |spec: &mut serde_json::Value| spec["linux"]["resources"]["memory"] = json!({"limit": 16 << 20});
     let id = pod.started_as(pod.request_with(&["tail", "/dev/zero"], limit)).await;
     let exit = pod.wait(&own(&id)).await;
     assert_eq!((exit.code, exit.oom_killed), (137, true));
@@ -20,7 +21,11 @@ pub async fn memory(pod: &Pod) {
 }
 
 pub async fn figures(pod: &Pod) {
-    let id = pod.started("dd if=/dev/zero of=/file bs=1M count=3 2>/dev/null; seq 1 200000 >/dev/null; echo; sleep 1000").await;
+    let id = pod
+        .started(
+            "dd if=/dev/zero of=/file bs=1M count=3 2>/dev/null; seq 1 200000 >/dev/null; echo; sleep 1000",
+        )
+        .await;
     let (_acks, mut chunks) = pod.stream(&own(&id), 0).await.unwrap();
     chunks.message().await.unwrap();
     let stats = |container_id: &str| StatsRequest { container_id: container_id.into() };
@@ -96,7 +101,10 @@ pub async fn capabilities(pod: &Pod) {
     };
     let id = pod.started_as(pod.request_with(&["sh", "-c", "mkdir /x; sleep 1000"], filter)).await;
     let outcome = pod.exec_script(&id, "mkdir /y; grep Seccomp: /proc/self/status").await;
-    assert!(outcome.stderr.contains("Not supported") || outcome.stderr.contains("not supported"), "{outcome:?}");
+    assert!(
+        outcome.stderr.contains("Not supported") || outcome.stderr.contains("not supported"),
+        "{outcome:?}"
+    );
     assert!(outcome.stdout.contains("Seccomp:\t2"), "{outcome:?}");
     let (_acks, mut chunks) = pod.stream(&own(&id), 0).await.unwrap();
     let first = String::from_utf8(chunks.message().await.unwrap().unwrap().data).unwrap();

@@ -55,7 +55,9 @@ fn main() -> ExitCode {
         println!("ready {} ms after QEMU's start", guest.boot_time.as_millis());
         let pod = Pod::connect(&guest).await;
         let mut failed = 0;
-        for (name, case) in CASES.iter().filter(|(name, _)| name.contains(&word) || name.starts_with("sandbox")) {
+        for (name, case) in
+            CASES.iter().filter(|(name, _)| name.contains(&word) || name.starts_with("sandbox"))
+        {
             let begun = Instant::now();
             let run = AssertUnwindSafe(tokio::time::timeout(PATIENCE, case(&pod))).catch_unwind().await;
             let verdict = match run {

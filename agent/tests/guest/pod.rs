@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use hyper_util::rt::TokioIo;
 use husk_proto::agent::agent_client::AgentClient;
 use husk_proto::agent::*;
 use husk_proto::{AGENT_MAX_MESSAGE, AGENT_PORT};
+use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -98,7 +98,12 @@ impl Pod {
     }
 
     pub fn exec_request(&self, id: &str, args: &[&str]) -> ExecRequest {
-        ExecRequest { container_id: id.into(), exec_id: self.new_id(), args: strings(args), ..Default::default() }
+        ExecRequest {
+            container_id: id.into(),
+            exec_id: self.new_id(),
+            args: strings(args),
+            ..Default::default()
+        }
     }
 
     pub async fn outcome(&self, process: &ProcessId) -> Outcome {
@@ -163,9 +168,7 @@ impl Pod {
 
     /// The same with a changed spec.
     pub fn request_with(&self, args: &[&str], change: impl FnOnce(&mut Value)) -> CreateContainerRequest {
-        let mount = |destination: &str, kind: &str, options: &[&str]| {
-            json!({"destination": destination, "type": kind, "source": kind, "options": options})
-        };
+        let mount = |destination: &str, kind: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": kind, "options": options});
         let bind = |name: &str| {
             json!({"destination": format!("/etc/{name}"), "type": "bind", "source": format!("husk:{name}"),
                    "options": ["bind", "rw"]})
@@ -219,7 +222,9 @@ async fn client() -> AgentClient<Channel> {
         }))
         .await
         .expect("the agent answers");
-    AgentClient::new(channel).max_decoding_message_size(AGENT_MAX_MESSAGE).max_encoding_message_size(usize::MAX)
+    AgentClient::new(channel)
+        .max_decoding_message_size(AGENT_MAX_MESSAGE)
+        .max_encoding_message_size(usize::MAX)
 }
 
 /// A container's own process.

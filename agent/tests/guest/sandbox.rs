@@ -63,7 +63,8 @@ pub async fn wrong_configurations(pod: &Pod) {
     refused(configure(|r| r.routes[0].gateway = "fd00::1".into()).await, invalid, "families");
     refused(configure(|r| r.routes[0].interface = "eth7".into()).await, invalid, "eth7");
     refused(configure(|r| r.time_nanos = -5).await, invalid, "-5");
-    let core_pattern = configure(|r| drop(r.sysctls.insert("kernel.core_pattern".into(), "|/x".into()))).await;
+    let core_pattern =
+        configure(|r| drop(r.sysctls.insert("kernel.core_pattern".into(), "|/x".into()))).await;
     refused(core_pattern, invalid, "core_pattern");
     let stranger = configure(|r| r.interfaces[0].mac = "02:00:00:00:00:99".into()).await;
     refused(stranger, Code::NotFound, "02:00:00:00:00:99");
@@ -77,7 +78,8 @@ pub async fn configuration(pod: &Pod) {
     let other = ConfigureSandboxRequest { hostname: "other".into(), ..first };
     refused(pod.agent().configure_sandbox(other).await, Code::FailedPrecondition, "already");
 
-    let seen = pod.run_script("ip addr; ip route; ip -6 route; cat /proc/sys/net/ipv4/ip_forward; date +%s").await;
+    let seen =
+        pod.run_script("ip addr; ip route; ip -6 route; cat /proc/sys/net/ipv4/ip_forward; date +%s").await;
     let text = &seen.stdout;
     for part in [
         "eth1: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1400",

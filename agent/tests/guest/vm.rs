@@ -34,7 +34,8 @@ impl Guest {
         assert!(kernel.exists(), "there is no {}; run guest-kernel/build", kernel.display());
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name).display().to_string();
-        run(Command::new(root.join("guest-kernel/initramfs")).args([env!("CARGO_BIN_EXE_husk-agent"), &at("initramfs")]));
+        run(Command::new(root.join("guest-kernel/initramfs"))
+            .args([env!("CARGO_BIN_EXE_husk-agent"), &at("initramfs")]));
         image(directory.path(), "image", ordinary_tree);
         image(directory.path(), "odd", odd_tree);
         run(Command::new("truncate").args(["-s", "512M", &at("scratch")]));
@@ -43,13 +44,40 @@ impl Guest {
         let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, READY_PORT)).unwrap();
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-cpu", "host"])
-            .args(["-M", "microvm,accel=kvm,acpi=on,pit=off,pic=off,rtc=off,isa-serial=on,auto-kernel-cmdline=off"])
-            .args(["-smp", "1", "-m", "256M", "-kernel", &kernel.display().to_string(), "-initrd", &at("initramfs")])
-            .args(["-append", "console=ttyS0 quiet pci=off panic=-1", "-serial", &format!("file:{}", at("console"))])
-            .args(["-device", &format!("vhost-vsock-device,guest-cid={CID}"), "-device", "virtio-rng-device"]);
-        for (name, serial, read_only) in [("image", IMAGE, "on"), ("odd", ODD_IMAGE, "on"), ("scratch", SCRATCH, "off")] {
-            qemu.args(["-drive", &format!("if=none,id={name},file={},format=raw,readonly={read_only}", at(name))])
-                .args(["-device", &format!("virtio-blk-device,drive={name},serial={serial}")]);
+            .args([
+                "-M",
+                "microvm,accel=kvm,acpi=on,pit=off,pic=off,rtc=off,isa-serial=on,auto-kernel-cmdline=off",
+            ])
+            .args([
+                "-smp",
+                "1",
+                "-m",
+                "256M",
+                "-kernel",
+                &kernel.display().to_string(),
+                "-initrd",
+                &at("initramfs"),
+            ])
+            .args([
+                "-append",
+                "console=ttyS0 quiet pci=off panic=-1",
+                "-serial",
+                &format!("file:{}", at("console")),
+            ])
+            .args([
+                "-device",
+                &format!("vhost-vsock-device,guest-cid={CID}"),
+                "-device",
+                "virtio-rng-device",
+            ]);
+        for (name, serial, read_only) in
+            [("image", IMAGE, "on"), ("odd", ODD_IMAGE, "on"), ("scratch", SCRATCH, "off")]
+        {
+            qemu.args([
+                "-drive",
+                &format!("if=none,id={name},file={},format=raw,readonly={read_only}", at(name)),
+            ])
+            .args(["-device", &format!("virtio-blk-device,drive={name},serial={serial}")]);
         }
         for (number, mac) in MACS.iter().enumerate() {
             qemu.args(["-netdev", &format!("user,id=net{number},restrict=on")])
@@ -63,7 +91,10 @@ impl Guest {
             Ok(Ok((_, peer))) => assert_eq!(peer.cid(), CID),
             other => {
                 let _ = qemu.kill();
-                panic!("the guest is not ready: {other:?}\n{}", std::fs::read_to_string(at("console")).unwrap_or_default());
+                panic!(
+                    "the guest is not ready: {other:?}\n{}",
+                    std::fs::read_to_string(at("console")).unwrap_or_default()
+                );
             }
         }
         Self { qemu, directory, boot_time }

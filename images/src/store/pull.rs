@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use oci_spec::image::{Descriptor, ImageManifest};
 use sha2::{Digest, Sha256};
@@ -124,11 +125,13 @@ impl Inner {
         }
         let bytes = missing.iter().fold(0_u64, |sum, (layer, _)| sum.saturating_add(layer.size()));
         progress.step(Step::Resolved { id, layers: missing.len(), bytes });
-        stream::iter(missing)
-            .map(|(layer, diff_id)| self.fetch_layer(source, layer, diff_id, progress))
-            .buffer_unordered(self.config.parallel_layers.max(1))
-            .try_collect::<()>()
-            .await
+        // Boxed one by one: a closure over borrowed items would not be general enough for callers that need
+        // the whole future to be Send.
+        let mut fetches: Vec<BoxFuture<'_, Result<()>>> = Vec::with_capacity(missing.len());
+        for (layer, diff_id) in missing {
+            fetches.push(Box::pin(self.fetch_layer(source, layer, diff_id, progress)));
+        }
+        stream::iter(fetches).buffer_unordered(self.config.parallel_layers.max(1)).try_collect::<()>().await
     }
 
     async fn fetch_layer(

@@ -8,7 +8,7 @@ use husk_vmm::config::slot_serial;
 use super::{log_path, spec};
 use crate::error::{Error, Result};
 use crate::guest;
-use crate::node::{Container, Live, Node, lock, new_id, now_nanos};
+use crate::node::{Container, Live, Node, new_id, now_nanos};
 use crate::store::{ContainerRecord, Phase};
 use crate::vm::DiskPiece;
 
@@ -59,6 +59,9 @@ impl Node {
         match self.create_in_guest(&live, &container, request, read_only).await {
             Ok(()) => Ok(container.id.clone()),
             Err(error) => {
+                // The guest may have come further than its answer.
+                let delete = agent::DeleteContainerRequest { id: container.id.clone() };
+                let _ = live.guest.clone().delete_container(guest::request(delete)).await;
                 self.release_image(&live, &container).await;
                 self.forget_container(&container.id)?;
                 Err(error)
@@ -74,10 +77,7 @@ impl Node {
         read_only: bool,
     ) -> Result<()> {
         let image_id = container.record().image_id;
-        let (slot, attach) = lock(&live.slots).take(&image_id)?;
-        if attach {
-            live.vm.attach(slot, true, self.image_disk(&image_id)?).await?;
-        }
+        let slot = self.take_image(live, container, &image_id).await?;
         request.rootfs = Some(agent::RootFs { image_serial: slot_serial(slot), read_only });
         let answer = live
             .guest
@@ -91,10 +91,31 @@ impl Node {
         })
     }
 
+    /// One user more of the container's image in its pod: the slot that holds it.
+    async fn take_image(&self, live: &Live, container: &Container, image_id: &str) -> Result<u8> {
+        let pieces = self.image_disk(image_id)?;
+        let mut slots = live.slots.lock().await;
+        let (slot, attach) = slots.take(image_id)?;
+        let taken = async {
+            self.update_container(container, |record| record.slot = slot.into())?;
+            if attach { live.vm.attach(slot, true, pieces).await } else { Ok(()) }
+        };
+        if let Err(error) = taken.await {
+            slots.release(image_id);
+            self.update_container(container, |record| record.slot = 0)?;
+            return Err(error);
+        }
+        Ok(slot)
+    }
+
     /// One user less of the container's image in its pod.
     pub(super) async fn release_image(&self, live: &Live, container: &Container) {
-        let slot = lock(&live.slots).release(&container.record().image_id);
-        if let Some(slot) = slot
+        let record = container.record();
+        if record.slot == 0 {
+            return;
+        }
+        let mut slots = live.slots.lock().await;
+        if let Some(slot) = slots.release(&record.image_id)
             && let Err(e) = live.vm.detach(slot).await
         {
             tracing::warn!(container = container.id, slot, "cannot detach the image: {e}");
@@ -112,7 +133,8 @@ impl Node {
         disk.extents
             .into_iter()
             .map(|extent| {
-                let file = std::fs::File::open(&extent.file).map_err(|e| Error::io("open", &extent.file, e))?;
+                let file =
+                    std::fs::File::open(&extent.file).map_err(|e| Error::io("open", &extent.file, e))?;
                 Ok(DiskPiece { file: file.into(), offset: extent.offset, length: extent.length })
             })
             .collect()

@@ -28,7 +28,12 @@ pub struct ExecOutcome {
 
 impl Node {
     /// Runs a command in a running container to its end. `timeout` in seconds, 0 or less: none.
-    pub async fn exec_sync(self: &Arc<Self>, id: &str, args: Vec<String>, timeout: i64) -> Result<ExecOutcome> {
+    pub async fn exec_sync(
+        self: &Arc<Self>,
+        id: &str,
+        args: Vec<String>,
+        timeout: i64,
+    ) -> Result<ExecOutcome> {
         let container = self.container(id)?;
         let record = container.record();
         if record.phase() != Phase::Running {
@@ -52,31 +57,61 @@ impl Node {
             .exec(guest::request(request))
             .await
             .map_err(|status| guest::refusal("the command could not be started", status))?;
+        let mut running = Running(Some((agent.clone(), process.clone())));
         let collected = match u64::try_from(timeout).ok().filter(|seconds| *seconds > 0) {
             None => collect(&mut agent, &process).await,
-            Some(seconds) => match tokio::time::timeout(Duration::from_secs(seconds), collect(&mut agent, &process)).await
-            {
-                Ok(collected) => collected,
-                Err(_) => {
-                    let kill = agent::SignalRequest { process: Some(process.clone()), signal: 9, all: false };
-                    let _ = agent.signal(guest::request(kill)).await;
-                    let wait = agent::WaitRequest { process: Some(process.clone()) };
-                    let _ = agent.wait(guest::request(wait)).await;
-                    Err(Error::Deadline(format!("the command did not end within {seconds} s and was killed")))
-                }
-            },
+            Some(seconds) => {
+                tokio::time::timeout(Duration::from_secs(seconds), collect(&mut agent, &process))
+                    .await
+                    .unwrap_or_else(|_| {
+                        Err(Error::Deadline(format!(
+                            "the command did not end within {seconds} s and was killed"
+                        )))
+                    })
+            }
         };
-        let forget = agent::DeleteProcessRequest { process: Some(process) };
-        let _ = agent.delete_process(guest::request(forget)).await;
+        if collected.is_err() {
+            kill(&mut agent, &process).await;
+        }
+        forget(&mut agent, process).await;
+        running.0 = None;
         collected
     }
+}
+
+/// A command in the guest. Dropped while it runs, because the client has gone away, it is ended in the
+/// background.
+struct Running(Option<(Guest, agent::ProcessId)>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some((mut agent, process)) = self.0.take() {
+            tokio::spawn(async move {
+                kill(&mut agent, &process).await;
+                forget(&mut agent, process).await;
+            });
+        }
+    }
+}
+
+async fn kill(agent: &mut Guest, process: &agent::ProcessId) {
+    let signal = agent::SignalRequest { process: Some(process.clone()), signal: 9, all: false };
+    let _ = agent.signal(guest::request(signal)).await;
+    let wait = agent::WaitRequest { process: Some(process.clone()) };
+    let _ = agent.wait(guest::request(wait)).await;
+}
+
+async fn forget(agent: &mut Guest, process: agent::ProcessId) {
+    let delete = agent::DeleteProcessRequest { process: Some(process) };
+    let _ = agent.delete_process(guest::request(delete)).await;
 }
 
 async fn collect(agent: &mut Guest, process: &agent::ProcessId) -> Result<ExecOutcome> {
     let lost = |status| guest::refusal("the command's output was lost", status);
     let (ack, acks) = mpsc::channel(16);
     let _ = ack.send(agent::OutputRequest { process: Some(process.clone()), offset: 0 }).await;
-    let mut output = agent.output(tonic::Request::new(ReceiverStream::new(acks))).await.map_err(lost)?.into_inner();
+    let mut output =
+        agent.output(tonic::Request::new(ReceiverStream::new(acks))).await.map_err(lost)?.into_inner();
     let mut outcome = ExecOutcome::default();
     while let Some(chunk) = output.message().await.map_err(lost)? {
         if chunk.eof {

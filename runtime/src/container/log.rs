@@ -5,7 +5,7 @@ use std::io::Write;
 use husk_proto::agent::OutputStream;
 
 /// A line longer than this, in bytes, is written in parts marked `P`; the last is marked `F`.
-const MAX_LINE: usize = 16 << 10;
+pub const MAX_LINE: usize = 16 << 10;
 
 /// Turns output as it comes into log lines.
 #[derive(Debug, Default)]
@@ -15,6 +15,16 @@ pub struct LogEncoder {
 }
 
 impl LogEncoder {
+    /// One that goes on with what [`Self::unfinished`] gave.
+    pub fn with_unfinished(stdout: Vec<u8>, stderr: Vec<u8>) -> Self {
+        Self { stdout, stderr }
+    }
+
+    /// The unfinished lines of standard output and standard error, each of at most [`MAX_LINE`] bytes.
+    pub fn unfinished(&self) -> (&[u8], &[u8]) {
+        (&self.stdout, &self.stderr)
+    }
+
     /// Appends what can be written now to `out`; an unfinished line waits.
     pub fn push(&mut self, stream: OutputStream, data: &[u8], time: &str, out: &mut Vec<u8>) {
         let (name, pending) = self.stream(stream);
@@ -104,6 +114,9 @@ mod tests {
     #[test]
     fn a_line_of_exactly_the_limit_is_not_parted() {
         let line = vec![b'x'; MAX_LINE];
-        assert_eq!(encode(&[(OutputStream::Stdout, &line), (OutputStream::Stdout, b"\n")]).lines().count(), 1);
+        assert_eq!(
+            encode(&[(OutputStream::Stdout, &line), (OutputStream::Stdout, b"\n")]).lines().count(),
+            1
+        );
     }
 }

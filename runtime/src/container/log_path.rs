@@ -18,10 +18,14 @@ pub fn join(log_directory: &str, log_path: &str) -> Result<String> {
     let (directory, relative) = (Path::new(log_directory), Path::new(log_path));
     let plain = |path: &Path| path.components().all(|c| !matches!(c, Component::ParentDir));
     if !directory.is_absolute() || !plain(directory) {
-        return Err(Error::Invalid(format!("log_directory {log_directory:?} must be absolute, without \"..\"")));
+        return Err(Error::Invalid(format!(
+            "log_directory {log_directory:?} must be absolute, without \"..\""
+        )));
     }
     if relative.is_absolute() || !plain(relative) {
-        return Err(Error::Invalid(format!("log_path {log_path:?} must be relative to log_directory, without \"..\"")));
+        return Err(Error::Invalid(format!(
+            "log_path {log_path:?} must be relative to log_directory, without \"..\""
+        )));
     }
     Ok(directory.join(relative).to_string_lossy().into_owned())
 }
@@ -33,9 +37,11 @@ pub fn open(directory: &str, log: &str) -> Result<File> {
         .strip_prefix(directory)
         .map_err(|_| Error::Invalid(format!("the log {log:?} is not below {directory:?}")))?;
     let fail = |e: rustix::io::Errno| Error::io("open the log", &path, e.into());
-    std::fs::create_dir_all(directory).map_err(|e| Error::io("make the log directory", Path::new(directory), e))?;
+    std::fs::create_dir_all(directory)
+        .map_err(|e| Error::io("make the log directory", Path::new(directory), e))?;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let mut at = rustix::fs::openat(CWD, directory, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(fail)?;
+    let mut at = rustix::fs::openat(CWD, directory, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(fail)?;
     if let Some(parent) = relative.parent() {
         for part in parent.components() {
             match rustix::fs::mkdirat(&at, part.as_os_str(), Mode::from_raw_mode(0o755)) {
@@ -46,7 +52,8 @@ pub fn open(directory: &str, log: &str) -> Result<File> {
             at = openat2(&at, part.as_os_str(), flags, Mode::empty(), resolve).map_err(fail)?;
         }
     }
-    let name = relative.file_name().ok_or_else(|| Error::Invalid(format!("the log {log:?} has no file name")))?;
+    let name =
+        relative.file_name().ok_or_else(|| Error::Invalid(format!("the log {log:?} has no file name")))?;
     let flags = OFlags::CREATE | OFlags::APPEND | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     openat2(&at, name, flags, Mode::from_raw_mode(0o640), resolve).map(File::from).map_err(fail)
 }

@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 use husk_proto::agent;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::log_journal::{Journal, Resume};
 use super::{log::LogEncoder, log_path, process};
 use crate::error::{Error, Result};
 use crate::guest::{self, Guest};
@@ -20,8 +22,8 @@ pub struct Logger {
 }
 
 impl Logger {
-    /// Starts writing the output of `container`'s process from `offset` on. The receiver resolves when all of
-    /// the output is in the log.
+    /// Starts writing the output of `container`'s process, from where an earlier daemon's writer came to. The
+    /// receiver resolves when all of the output is in the log.
     pub async fn start(
         node: &Arc<Node>,
         container: &Arc<Container>,
@@ -34,9 +36,15 @@ impl Logger {
             .and_then(|pod| pod.record().config)
             .map(|config| config.log_directory)
             .unwrap_or_default();
-        let sink = Sink { directory, path: record.log_path, file: None };
+        let mut sink = Sink { directory, path: record.log_path, file: None };
+        if let Err(e) = sink.open() {
+            tracing::error!(container = container.id, "{e}");
+        }
+        let journal_path = node.log_journal(&record.sandbox_id, &container.id);
+        let (journal, Resume { offset, encoder }) = Journal::open(&journal_path, sink.file.as_ref())
+            .map_err(|e| Error::io("open the log's journal", &journal_path, e))?;
         let (ack, acks) = mpsc::channel(16);
-        let first = agent::OutputRequest { process: Some(process(&container.id)), offset: record.logged };
+        let first = agent::OutputRequest { process: Some(process(&container.id)), offset };
         ack.send(first).await.map_err(|_| Error::Internal("the output stream is closed".into()))?;
         let output = agent
             .output(tonic::Request::new(ReceiverStream::new(acks)))
@@ -45,7 +53,7 @@ impl Logger {
             .into_inner();
         let (reopen, reopens) = mpsc::channel(4);
         let (finished, done) = oneshot::channel();
-        let writer = Writer { sink, encoder: LogEncoder::default(), ack, id: container.id.clone() };
+        let writer = Writer { sink, journal, encoder, offset, ack, id: container.id.clone() };
         tokio::spawn(async move {
             writer.run(output, reopens).await;
             let _ = finished.send(());
@@ -76,20 +84,25 @@ impl Sink {
         Ok(())
     }
 
-    fn write(&mut self, lines: &[u8]) -> Result<()> {
-        if self.file.is_none() {
-            self.open()?;
-        }
-        match &mut self.file {
-            Some(file) => file.write_all(lines).map_err(|e| Error::io("write", self.path.as_ref(), e)),
-            None => Ok(()),
-        }
+    fn append(&mut self, lines: &[u8]) -> Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let before = file.metadata().map(|meta| meta.len());
+        file.write_all(lines).map_err(|e| {
+            // No half line stays: what follows once there is room again must begin on a line of its own.
+            if let Ok(before) = before {
+                let _ = file.set_len(before);
+            }
+            Error::io("write", Path::new(&self.path), e)
+        })
     }
 }
 
 struct Writer {
     sink: Sink,
+    journal: Journal,
     encoder: LogEncoder,
+    /// Bytes of the output that have been taken.
+    offset: u64,
     ack: mpsc::Sender<agent::OutputRequest>,
     id: String,
 }
@@ -100,9 +113,6 @@ impl Writer {
         mut output: tonic::Streaming<agent::OutputChunk>,
         mut reopens: mpsc::Receiver<oneshot::Sender<Result<()>>>,
     ) {
-        if let Err(e) = self.sink.open() {
-            tracing::error!(container = self.id, "{e}");
-        }
         loop {
             tokio::select! {
                 Some(answer) = reopens.recv() => {
@@ -125,15 +135,30 @@ impl Writer {
     }
 
     async fn chunk(&mut self, chunk: agent::OutputChunk) {
-        let mut lines = Vec::with_capacity(chunk.data.len() * 2);
-        self.encoder.push(chunk.stream(), &chunk.data, &timestamp(), &mut lines);
+        let end = chunk.offset.saturating_add(chunk.data.len() as u64);
+        // What the agent sends is the guest's word: bytes that were taken already are not taken again.
+        let known = self.offset.saturating_sub(chunk.offset);
+        let Some(data) = usize::try_from(known).ok().and_then(|known| chunk.data.get(known..)) else {
+            return;
+        };
+        self.offset = end;
+        let mut lines = Vec::with_capacity(data.len() * 2);
+        self.encoder.push(chunk.stream(), data, &timestamp(), &mut lines);
         self.write(&lines);
-        let offset = chunk.offset.saturating_add(chunk.data.len() as u64);
-        let _ = self.ack.send(agent::OutputRequest { process: None, offset }).await;
+        let _ = self.ack.send(agent::OutputRequest { process: None, offset: self.offset }).await;
     }
 
     fn write(&mut self, lines: &[u8]) {
-        if let Err(e) = self.sink.write(lines) {
+        if self.sink.file.is_none()
+            && let Err(e) = self.sink.open()
+        {
+            tracing::error!(container = self.id, "{e}");
+        }
+        if let Err(e) = self.journal.intend(self.sink.file.as_ref(), lines.len(), self.offset, &self.encoder)
+        {
+            tracing::error!(container = self.id, "the log's journal: {e}");
+        }
+        if let Err(e) = self.sink.append(lines) {
             tracing::error!(container = self.id, "output is lost: {e}");
         }
     }

@@ -3,6 +3,7 @@
 mod create;
 mod exec;
 mod log;
+mod log_journal;
 mod log_path;
 mod logger;
 mod remove;
@@ -10,7 +11,6 @@ mod spec;
 mod start;
 mod stop;
 
-pub use exec::ExecOutcome;
 pub use logger::Logger;
 
 use husk_proto::agent;

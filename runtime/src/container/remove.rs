@@ -31,6 +31,7 @@ impl Node {
                 .map_err(|status| guest::refusal("the guest could not delete the container", status))?;
             self.release_image(&live, &container).await;
         }
+        let _ = std::fs::remove_file(self.log_journal(&container.record().sandbox_id, &container.id));
         self.forget_container(&container.id)
     }
 }

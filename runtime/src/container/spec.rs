@@ -62,7 +62,11 @@ fn arguments(config: &cri::ContainerConfig, image: &ImageConfiguration) -> Resul
 }
 
 /// The environment: the image's, then the request's, a later value replacing an earlier one.
-fn environment(config: &cri::ContainerConfig, image: &ImageConfiguration, hostname: &str) -> Vec<String> {
+fn environment(
+    config: &cri::ContainerConfig,
+    image: &ImageConfiguration,
+    hostname: &str,
+) -> Result<Vec<String>> {
     let mut env = vec![DEFAULT_PATH.to_owned()];
     if !hostname.is_empty() {
         set(&mut env, "HOSTNAME", hostname);
@@ -76,9 +80,14 @@ fn environment(config: &cri::ContainerConfig, image: &ImageConfiguration, hostna
         }
     }
     for pair in &config.envs {
-        set(&mut env, &pair.key, &pair.value);
+        if pair.key.is_empty() || pair.key.contains('=') {
+            return Err(Error::Invalid(format!("{:?} is no name of an environment variable", pair.key)));
+        }
+        let value = std::str::from_utf8(&pair.value)
+            .map_err(|_| Error::Invalid(format!("the environment variable {:?} is not UTF-8", pair.key)))?;
+        set(&mut env, &pair.key, value);
     }
-    env
+    Ok(env)
 }
 
 fn set(env: &mut Vec<String>, name: &str, value: &str) {
@@ -102,18 +111,18 @@ fn capabilities(security: &cri::LinuxContainerSecurityContext) -> Vec<String> {
     let asked = security.capabilities.clone().unwrap_or_default();
     let added: Vec<String> = asked.add_capabilities.iter().map(full).collect();
     let dropped: Vec<String> = asked.drop_capabilities.iter().map(full).collect();
-    let mut set: Vec<String> = if added.iter().any(|c| c == "CAP_ALL") {
+    let mut granted: Vec<String> = if added.iter().any(|c| c == "CAP_ALL") {
         all()
     } else if dropped.iter().any(|c| c == "CAP_ALL") {
         Vec::new()
     } else {
         CAPABILITIES.iter().map(|c| (*c).to_owned()).collect()
     };
-    set.extend(added.into_iter().filter(|c| c != "CAP_ALL"));
-    set.retain(|c| !dropped.contains(c));
-    set.sort();
-    set.dedup();
-    set
+    granted.extend(added.into_iter().filter(|c| c != "CAP_ALL"));
+    granted.retain(|c| !dropped.contains(c));
+    granted.sort();
+    granted.dedup();
+    granted
 }
 
 /// Every capability of Linux 6.12 (capability.h).
@@ -153,10 +162,20 @@ pub fn read_only_root(config: &cri::ContainerConfig) -> bool {
 }
 
 /// The spec, as JSON, after a check that the OCI's own types accept it.
-pub fn build(config: &cri::ContainerConfig, image: &ImageConfiguration, pod: &cri::PodSandboxConfig) -> Result<Vec<u8>> {
+pub fn build(
+    config: &cri::ContainerConfig,
+    image: &ImageConfiguration,
+    pod: &cri::PodSandboxConfig,
+) -> Result<Vec<u8>> {
     if !config.mounts.is_empty() {
         let first = &config.mounts[0].container_path;
         return Err(Error::Unsupported(format!("volumes are not served yet; the request mounts {first:?}")));
+    }
+    if let Some(device) = config.devices.first() {
+        return Err(Error::Unsupported(format!(
+            "the request wants the host's device {:?}, which means nothing in the pod's VM",
+            device.host_path
+        )));
     }
     let security = security(config);
     let privileged = security.privileged;
@@ -193,10 +212,9 @@ pub fn build(config: &cri::ContainerConfig, image: &ImageConfiguration, pod: &cr
     };
     bind("husk:hostname", "/etc/hostname");
     bind("husk:hosts", "/etc/hosts");
-    if pod.dns_config.is_some() {
-        bind("husk:resolv.conf", "/etc/resolv.conf");
-    }
-    let mut linux_resources = json!({"devices": [{"allow": false, "access": "rwm"}]});
+    bind("husk:resolv.conf", "/etc/resolv.conf");
+    // Within the guest: a privileged container may use all that the VM has, which is no host's device.
+    let mut linux_resources = json!({"devices": [{"allow": privileged, "access": "rwm"}]});
     if resources.memory_limit_in_bytes > 0 {
         linux_resources["memory"] = json!({"limit": resources.memory_limit_in_bytes});
     }
@@ -219,10 +237,11 @@ pub fn build(config: &cri::ContainerConfig, image: &ImageConfiguration, pod: &cr
             "terminal": config.tty,
             "user": {"uid": 0, "gid": 0},
             "args": arguments(config, image)?,
-            "env": environment(config, image, &pod.hostname),
+            "env": environment(config, image, &pod.hostname)?,
             "cwd": cwd,
             "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
             "noNewPrivileges": security.no_new_privs,
+            "oomScoreAdj": resources.oom_score_adj.clamp(-1000, 1000),
         },
         "root": {"path": "rootfs", "readonly": security.readonly_rootfs},
         "mounts": mounts,
@@ -279,7 +298,12 @@ mod tests {
             envs: vec![cri::KeyValue { key: "A".into(), value: "9".into() }],
             ..Default::default()
         };
-        assert_eq!(environment(&config, &image, "h"), ["PATH=/x", "HOSTNAME=h", "A=9", "B=2"]);
+        assert_eq!(environment(&config, &image, "h").unwrap(), ["PATH=/x", "HOSTNAME=h", "A=9", "B=2"]);
+        for (key, value) in [("", &b"x"[..]), ("A=B", b"x"), ("A", b"\xff")] {
+            let envs = vec![cri::KeyValue { key: key.into(), value: value.into() }];
+            let config = cri::ContainerConfig { envs, ..Default::default() };
+            assert!(matches!(environment(&config, &image, ""), Err(Error::Invalid(_))), "{key:?}");
+        }
     }
 
     #[test]

@@ -24,11 +24,14 @@ impl Node {
             Err(Error::NotFound { .. }) => return Ok(()),
             Err(e) => return Err(e),
         };
-        let _changing = container.changing.lock().await;
+        // Only until it is clear what there is to stop: a later, less patient call must not have to wait.
+        let changing = container.changing.lock().await;
         let record = container.record();
         match record.phase() {
-            Phase::Running => {}
-            Phase::Created => return self.record_exit(&container, 0, "Completed", "stopped before it was started"),
+            Phase::Running => drop(changing),
+            Phase::Created => {
+                return self.record_exit(&container, 0, "Completed", "stopped before it was started");
+            }
             _ => return Ok(()),
         }
         if timeout > 0 {

@@ -34,11 +34,17 @@ impl From<ImageError> for Error {
     fn from(error: ImageError) -> Error {
         let text = error.to_string();
         match error {
-            ImageError::InvalidReference { .. } | ImageError::UnsupportedPlatform { .. } => Error::Invalid(text),
-            ImageError::NotFound { .. } => Error::NotFound { kind: "image", id: text },
+            ImageError::InvalidReference { .. } => Error::Invalid(text),
+            ImageError::NotFound(what) => Error::NotFound { kind: "image", id: what },
             ImageError::Unauthorized { .. } => Error::Denied(text),
-            ImageError::Unavailable { .. } => Error::Unavailable(text),
-            ImageError::TooLarge { .. } => Error::Exhausted(text),
+            ImageError::Unavailable { .. } | ImageError::InUse(_) => Error::Unavailable(text),
+            // As containerd answers for content that is not what its digest says.
+            ImageError::Corrupt(_) | ImageError::UnsupportedPlatform { .. } => Error::State(text),
+            ImageError::Unsupported(_) => Error::Unsupported(text),
+            ImageError::TooLarge(_) => Error::Exhausted(text),
+            ImageError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                Error::Exhausted(text)
+            }
             _ => Error::Internal(text),
         }
     }

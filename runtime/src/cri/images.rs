@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use crate::error::Error;
 use crate::node::{Node, now_nanos};
+use crate::pull_progress::PullProgress;
 
 /// The service.
 pub struct Images(pub Arc<Node>);
@@ -50,7 +51,10 @@ impl ImageService for Images {
         Ok(Response::new(cri::ListImagesResponse { images: images.into_iter().map(view).collect() }))
     }
 
-    async fn image_status(&self, request: Request<cri::ImageStatusRequest>) -> Answer<cri::ImageStatusResponse> {
+    async fn image_status(
+        &self,
+        request: Request<cri::ImageStatusRequest>,
+    ) -> Answer<cri::ImageStatusResponse> {
         let name = name(request.into_inner().image)?;
         let image = self.0.images.status(&name).map_err(Error::from)?.map(view);
         Ok(Response::new(cri::ImageStatusResponse { image, info: HashMap::new() }))
@@ -60,12 +64,17 @@ impl ImageService for Images {
         let request = request.into_inner();
         let name = name(request.image)?;
         let auth = request.auth.and_then(credentials);
-        let image = self.0.images.pull(&name, auth, &husk_images::Silent).await.map_err(Error::from)?;
+        let shown = name.clone();
+        let progress = PullProgress::new(move |line| tracing::info!(image = shown, "{line}"));
+        let image = self.0.images.pull(&name, auth, &progress).await.map_err(Error::from)?;
         tracing::info!(image = name, id = image.id, size = image.size, "image is pulled");
         Ok(Response::new(cri::PullImageResponse { image_ref: image.id }))
     }
 
-    async fn remove_image(&self, request: Request<cri::RemoveImageRequest>) -> Answer<cri::RemoveImageResponse> {
+    async fn remove_image(
+        &self,
+        request: Request<cri::RemoveImageRequest>,
+    ) -> Answer<cri::RemoveImageResponse> {
         let name = name(request.into_inner().image)?;
         self.0.images.remove(&name).map_err(Error::from)?;
         Ok(Response::new(cri::RemoveImageResponse {}))

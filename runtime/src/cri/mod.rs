@@ -4,6 +4,7 @@ mod code;
 mod images;
 mod runtime;
 mod serve;
+mod stats;
 mod view;
 
 pub use serve::serve;

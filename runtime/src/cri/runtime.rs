@@ -7,7 +7,7 @@ use husk_proto::cri;
 use husk_proto::cri::runtime_service_server::RuntimeService;
 use tonic::{Request, Response, Status};
 
-use super::view;
+use super::{stats, view};
 use crate::node::{Node, lock, now_nanos};
 
 /// The service.
@@ -20,7 +20,7 @@ fn ok<T>(message: T) -> Answer<T> {
 }
 
 /// Do the labels hold every one of the selector?
-fn selected(labels: &HashMap<String, String>, selector: &HashMap<String, String>) -> bool {
+pub(super) fn selected(labels: &HashMap<String, String>, selector: &HashMap<String, String>) -> bool {
     selector.iter().all(|(name, value)| labels.get(name) == Some(value))
 }
 
@@ -50,9 +50,12 @@ impl RuntimeService for Runtime {
             let (reason, message) = problem.clone().unwrap_or_default();
             cri::RuntimeCondition { r#type: kind.into(), status: problem.is_none(), reason, message }
         };
+        let kvm = crate::host::kvm().err().map(|problem| ("KVMNotUsable".to_owned(), problem));
         let network = match &self.0.network {
             None => Some(("NetworkDisabled".to_owned(), "husk was started without a network".to_owned())),
-            Some(network) => network.status().err().map(|e| ("NetworkPluginNotReady".to_owned(), e.to_string())),
+            Some(network) => {
+                network.status().err().map(|e| ("NetworkPluginNotReady".to_owned(), e.to_string()))
+            }
         };
         let handler = |name: &str| cri::RuntimeHandler {
             name: name.into(),
@@ -64,7 +67,7 @@ impl RuntimeService for Runtime {
         }
         ok(cri::StatusResponse {
             status: Some(cri::RuntimeStatus {
-                conditions: vec![condition("RuntimeReady", None), condition("NetworkReady", network)],
+                conditions: vec![condition("RuntimeReady", kvm), condition("NetworkReady", network)],
             }),
             info,
             runtime_handlers: vec![handler(""), handler("husk")],
@@ -72,7 +75,10 @@ impl RuntimeService for Runtime {
         })
     }
 
-    async fn run_pod_sandbox(&self, request: Request<cri::RunPodSandboxRequest>) -> Answer<cri::RunPodSandboxResponse> {
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<cri::RunPodSandboxRequest>,
+    ) -> Answer<cri::RunPodSandboxResponse> {
         let (node, request) = (self.0.clone(), request.into_inner());
         let config = request.config.ok_or_else(|| Status::invalid_argument("config is missing"))?;
         let handler = request.runtime_handler;
@@ -158,7 +164,10 @@ impl RuntimeService for Runtime {
         ok(cri::StartContainerResponse {})
     }
 
-    async fn stop_container(&self, request: Request<cri::StopContainerRequest>) -> Answer<cri::StopContainerResponse> {
+    async fn stop_container(
+        &self,
+        request: Request<cri::StopContainerRequest>,
+    ) -> Answer<cri::StopContainerResponse> {
         let (node, request) = (self.0.clone(), request.into_inner());
         detached(async move { node.stop_container(&request.container_id, request.timeout).await }).await?;
         ok(cri::StopContainerResponse {})
@@ -202,10 +211,31 @@ impl RuntimeService for Runtime {
         })
     }
 
+    async fn container_stats(
+        &self,
+        request: Request<cri::ContainerStatsRequest>,
+    ) -> Answer<cri::ContainerStatsResponse> {
+        let container = self.0.container(&request.into_inner().container_id)?;
+        let stats = Some(stats::container(&self.0, &container).await?);
+        ok(cri::ContainerStatsResponse { stats })
+    }
+
+    async fn list_container_stats(
+        &self,
+        request: Request<cri::ListContainerStatsRequest>,
+    ) -> Answer<cri::ListContainerStatsResponse> {
+        let filter = request.into_inner().filter.unwrap_or_default();
+        ok(cri::ListContainerStatsResponse { stats: stats::list(&self.0, filter).await })
+    }
+
     async fn exec_sync(&self, request: Request<cri::ExecSyncRequest>) -> Answer<cri::ExecSyncResponse> {
         let request = request.into_inner();
         let outcome = self.0.exec_sync(&request.container_id, request.cmd, request.timeout).await?;
-        ok(cri::ExecSyncResponse { stdout: outcome.stdout, stderr: outcome.stderr, exit_code: outcome.exit_code })
+        ok(cri::ExecSyncResponse {
+            stdout: outcome.stdout,
+            stderr: outcome.stderr,
+            exit_code: outcome.exit_code,
+        })
     }
 
     async fn reopen_container_log(

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
 use husk_proto::agent::agent_client::AgentClient;
 use husk_proto::{AGENT_MAX_MESSAGE, AGENT_PORT};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -47,7 +47,9 @@ pub fn refusal(what: &str, status: tonic::Status) -> Error {
     text = format!("{what}: {text}");
     match status.code() {
         tonic::Code::InvalidArgument => Error::Invalid(text),
-        tonic::Code::NotFound | tonic::Code::FailedPrecondition | tonic::Code::AlreadyExists => Error::State(text),
+        tonic::Code::NotFound | tonic::Code::FailedPrecondition | tonic::Code::AlreadyExists => {
+            Error::State(text)
+        }
         tonic::Code::ResourceExhausted => Error::Exhausted(text),
         tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => Error::Deadline(text),
         tonic::Code::Unavailable => Error::Unavailable(text),

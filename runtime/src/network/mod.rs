@@ -136,7 +136,7 @@ impl PodNetwork {
         })
         .await?;
         let ips = result.pod_ips().unwrap_or_else(|| addresses_of(&interfaces));
-        Ok(PodNetworkSetup { netns: path, interfaces, routes, ips, dns: result.dns })
+        Ok(PodNetworkSetup { interfaces, routes, ips, dns: result.dns })
     }
 
     /// Undoes [`Self::setup`]: CNI DEL as recorded, then the namespace, then the record. A sandbox that is

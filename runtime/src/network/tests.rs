@@ -159,7 +159,10 @@ fn a_bridged_pod_is_set_up_spoken_to_and_removed() {
             setup.routes.iter().map(|r| (r.destination.as_str(), r.gateway.unwrap().to_string())).collect();
         assert_eq!(routes, [("0.0.0.0/0", "10.231.0.1".to_owned()), ("::/0", "fd00:231::1".to_owned())]);
         assert!(matches!(network.setup(&request("pod-1")).await, Err(NetworkError::AlreadySetUp { .. })));
-        let inside = output("nsenter", &[&format!("--net={}", setup.netns.display()), "ip", "-o", "link"]);
+        let inside = output(
+            "nsenter",
+            &[&format!("--net={}", network.netns_path("pod-1").display()), "ip", "-o", "link"],
+        );
         assert!(inside.lines().any(|l| l.contains("lo:") && l.contains("LOOPBACK,UP")), "{inside}");
         assert!(inside.lines().any(|l| l.contains("husktap0:") && l.contains("mtu 1400")), "{inside}");
         assert!(output("iptables-save", &["-t", "nat"]).contains("10.231.0.2:80"));

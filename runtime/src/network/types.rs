@@ -66,8 +66,6 @@ pub enum Protocol {
 /// A pod's network, ready for its guest.
 #[derive(Debug)]
 pub struct PodNetworkSetup {
-    /// The namespace.
-    pub netns: PathBuf,
     /// At least one.
     pub interfaces: Vec<GuestInterface>,
     /// In the order in which the guest has to add them: what a gateway is reached by comes before it.

@@ -1,23 +1,28 @@
 //! RunPodSandbox.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use husk_proto::{agent, cri};
 use husk_vmm::config::slot_serial;
 
-use super::tear_down;
+use super::{resolv, tear_down};
 use crate::error::{Error, Result};
 use crate::guest;
-use crate::network::{PodNetworkRequest, PortMapping, Protocol};
-use crate::node::{Live, Node, Pod, new_id, now_nanos};
+use crate::network::{Dns, PodNetworkRequest, PortMapping, Protocol};
+use crate::node::{Live, Node, Pod, lock, new_id, now_nanos};
 use crate::store::{Phase, SandboxRecord};
 use crate::vm::{DiskPiece, SCRATCH_SLOT, Slots, Vm, VmSpec};
 
 impl Node {
     /// Boots a pod and answers its id.
-    pub async fn run_sandbox(self: &Arc<Self>, config: cri::PodSandboxConfig, handler: String) -> Result<String> {
+    pub async fn run_sandbox(
+        self: &Arc<Self>,
+        config: cri::PodSandboxConfig,
+        handler: String,
+    ) -> Result<String> {
         validate(&config, &handler)?;
+        crate::host::kvm().map_err(Error::Unavailable)?;
         let metadata = config.metadata.clone();
         let record = SandboxRecord {
             id: new_id(),
@@ -54,15 +59,16 @@ impl Node {
         let mut nets = Vec::new();
         let mut configure = agent::ConfigureSandboxRequest {
             hostname: if config.hostname.is_empty() { short_name(&pod.id) } else { config.hostname.clone() },
-            resolv_conf: config.dns_config.as_ref().map(resolv_conf).unwrap_or_default(),
             sysctls: config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default(),
             scratch_serial: slot_serial(SCRATCH_SLOT),
             ..Default::default()
         };
         let mut ips = Vec::new();
+        let mut dns = Dns::default();
         if let Some(network) = &self.network {
             let setup = network.setup(&network_request(&pod.id, &metadata, &config)?).await?;
             ips = setup.ips.iter().map(ToString::to_string).collect();
+            dns = setup.dns;
             for interface in setup.interfaces {
                 configure.interfaces.push(agent::Interface {
                     name: interface.name,
@@ -82,32 +88,37 @@ impl Node {
                 })
                 .collect();
         }
+        configure.resolv_conf = resolv::conf(config.dns_config.as_ref(), &dns);
         let networked = begun.elapsed();
 
         let defaults = &self.config.vm;
         let (vcpus, memory_mib) = size(&config, defaults);
         let spec = VmSpec { id: &pod.id, dir: &dir, vcpus, memory_mib, nets };
-        let vm = Arc::new(Vm::boot(defaults, spec).await?);
+        let vm = Arc::new(Vm::start(defaults, spec)?);
+        *lock(&pod.vm) = Some(vm.clone());
         self.update_pod(pod, |record| {
             record.vmm_pid = vm.process.pid;
             record.vmm_started = vm.process.started;
             record.ips = ips;
         })?;
+        vm.ready(defaults).await?;
         let booted = begun.elapsed();
 
-        vm.attach(SCRATCH_SLOT, false, vec![DiskPiece { file: scratch.into(), offset: 0, length: self.scratch.size() }])
-            .await?;
+        vm.attach(
+            SCRATCH_SLOT,
+            false,
+            vec![DiskPiece { file: scratch.into(), offset: 0, length: self.scratch.size() }],
+        )
+        .await?;
         let mut guest = guest::connect(&vm.vsock()).await?;
-        let mut entropy = Vec::with_capacity(64);
-        (0..4).for_each(|_| entropy.extend_from_slice(uuid::Uuid::new_v4().as_bytes()));
-        configure.entropy = entropy;
+        configure.entropy = entropy()?;
         configure.time_nanos = now_nanos();
         guest
             .configure_sandbox(guest::request(configure))
             .await
             .map_err(|status| guest::refusal("the guest could not be configured", status))?;
 
-        let slots = Arc::new(Mutex::new(Slots::new(defaults.block_slots)));
+        let slots = Arc::new(tokio::sync::Mutex::new(Slots::new(defaults.block_slots)));
         *pod.live.write().await = Some(Live { vm: vm.clone(), guest, slots });
         self.update_pod(pod, |record| record.phase = Phase::Running.into())?;
         self.watch(pod.clone(), vm);
@@ -124,7 +135,7 @@ impl Node {
     }
 
     /// Sees the VM's end and says why the pod is not ready any more.
-    fn watch(self: &Arc<Self>, pod: Arc<Pod>, vm: Arc<Vm>) {
+    pub(super) fn watch(self: &Arc<Self>, pod: Arc<Pod>, vm: Arc<Vm>) {
         let node = self.clone();
         tokio::spawn(async move {
             vm.process.gone().await;
@@ -132,33 +143,47 @@ impl Node {
                 return;
             }
             tracing::warn!(sandbox = pod.id, "the pod's VM ended by itself");
-            for container in node.containers_of(&pod.id) {
-                if container.record().phase() == Phase::Running {
-                    let _ = node.record_exit(&container, 255, "Error", "the pod's VM ended");
-                }
+            if let Err(e) = node.lost(&pod, "the pod's VM ended by itself").await {
+                tracing::error!(sandbox = pod.id, "cannot record the VM's end: {e}");
             }
-            *pod.live.write().await = None;
-            let _ = node.update_pod(&pod, |record| {
-                if record.phase() == Phase::Running {
-                    record.phase = Phase::Stopped.into();
-                    record.message = "the pod's VM ended by itself".into();
-                }
-            });
         });
+    }
+
+    /// Records that a ready pod has no VM any more, and why.
+    pub(super) async fn lost(&self, pod: &Pod, why: &str) -> Result<()> {
+        for container in self.containers_of(&pod.id) {
+            if container.record().phase() == Phase::Running {
+                self.record_exit(&container, 255, "Error", why)?;
+            }
+        }
+        *pod.live.write().await = None;
+        lock(&pod.vm).take();
+        self.update_pod(pod, |record| {
+            if record.phase() == Phase::Running {
+                record.phase = Phase::Stopped.into();
+                record.message = why.into();
+            }
+        })
     }
 }
 
-/// vCPUs and MiB: the pod's own limits, else the defaults.
+/// vCPUs and MiB: the pod's own limits, else the defaults. What the guest's kernel and agent need comes on
+/// top: as the RuntimeClass says (`overhead`), else as configured.
 fn size(config: &cri::PodSandboxConfig, defaults: &crate::config::VmDefaults) -> (u8, u32) {
-    let resources = config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
+    let linux = config.linux.as_ref();
+    let resources = linux.and_then(|linux| linux.resources.clone()).unwrap_or_default();
+    let overhead = linux.and_then(|linux| linux.overhead.as_ref()).map_or(0, |o| o.memory_limit_in_bytes);
     let vcpus = match (resources.cpu_quota, resources.cpu_period) {
-        (quota, period) if quota > 0 && period > 0 => (quota as u64).div_ceil(period as u64).clamp(1, 32) as u8,
+        (quota, period) if quota > 0 && period > 0 => {
+            (quota as u64).div_ceil(period as u64).clamp(1, 32) as u8
+        }
         _ => defaults.vcpus,
     };
-    let asked = (resources.memory_limit_in_bytes.max(0) as u64).div_ceil(1 << 20);
-    let memory = match asked {
+    let mib = |bytes: i64| u32::try_from((bytes.max(0) as u64).div_ceil(1 << 20)).unwrap_or(u32::MAX / 2);
+    let overhead = if overhead > 0 { mib(overhead) } else { defaults.memory_overhead_mib };
+    let memory = match mib(resources.memory_limit_in_bytes) {
         0 => defaults.memory_mib,
-        mib => u32::try_from(mib).unwrap_or(u32::MAX / 2).saturating_add(defaults.memory_overhead_mib).max(64),
+        asked => asked.saturating_add(overhead).max(64),
     };
     (vcpus, memory)
 }
@@ -171,7 +196,9 @@ fn validate(config: &cri::PodSandboxConfig, handler: &str) -> Result<()> {
         return Err(Error::Invalid("the sandbox's name, namespace and uid must not be empty".into()));
     }
     if !handler.is_empty() && handler != "husk" {
-        return Err(Error::Invalid(format!("runtime handler {handler:?} is not known; use \"husk\" or none")));
+        return Err(Error::Invalid(format!(
+            "runtime handler {handler:?} is not known; use \"husk\" or none"
+        )));
     }
     if config.hostname.len() > 64 {
         return Err(Error::Invalid(format!("hostname {:?} is longer than 64 bytes", config.hostname)));
@@ -219,7 +246,9 @@ fn port_mapping(mapping: &cri::PortMapping) -> Result<PortMapping> {
     };
     let host_ip = match mapping.host_ip.as_str() {
         "" => None,
-        text => Some(text.parse().map_err(|_| Error::Invalid(format!("host IP {text:?} is not an address")))?),
+        text => {
+            Some(text.parse().map_err(|_| Error::Invalid(format!("host IP {text:?} is not an address")))?)
+        }
     };
     Ok(PortMapping {
         host_port: port("host port", mapping.host_port)?,
@@ -233,23 +262,17 @@ fn port_mapping(mapping: &cri::PortMapping) -> Result<PortMapping> {
     })
 }
 
-fn short_name(id: &str) -> String {
-    id.chars().take(12).collect()
+/// Fresh random bytes for a guest's pool.
+fn entropy() -> Result<Vec<u8>> {
+    let mut bytes = vec![0; 64];
+    let got = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| Error::Internal(format!("getrandom: {e}")))?;
+    bytes.truncate(got);
+    Ok(bytes)
 }
 
-/// resolv.conf(5) as the pod's DNS configuration says.
-fn resolv_conf(dns: &cri::DnsConfig) -> String {
-    let mut text = String::new();
-    if !dns.searches.is_empty() {
-        text.push_str(&format!("search {}\n", dns.searches.join(" ")));
-    }
-    for server in &dns.servers {
-        text.push_str(&format!("nameserver {server}\n"));
-    }
-    if !dns.options.is_empty() {
-        text.push_str(&format!("options {}\n", dns.options.join(" ")));
-    }
-    text
+fn short_name(id: &str) -> String {
+    id.chars().take(12).collect()
 }
 
 #[cfg(test)]
@@ -301,15 +324,10 @@ mod tests {
             ..Default::default()
         });
         assert_eq!(size(&config, &defaults), (2, 100 + defaults.memory_overhead_mib));
-    }
-
-    #[test]
-    fn resolv_conf_holds_all_three_kinds() {
-        let dns = cri::DnsConfig {
-            servers: vec!["10.0.0.1".into()],
-            searches: vec!["a.b".into(), "c".into()],
-            options: vec!["ndots:5".into()],
-        };
-        assert_eq!(resolv_conf(&dns), "search a.b c\nnameserver 10.0.0.1\noptions ndots:5\n");
+        if let Some(linux) = &mut config.linux {
+            linux.overhead =
+                Some(cri::LinuxContainerResources { memory_limit_in_bytes: 30 << 20, ..Default::default() });
+        }
+        assert_eq!(size(&config, &defaults), (2, 130));
     }
 }

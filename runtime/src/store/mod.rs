@@ -91,8 +91,9 @@ impl Store {
             .map_err(internal)?
             .map(|entry| {
                 let (key, value) = entry.map_err(internal)?;
-                T::decode(value.value())
-                    .map_err(|e| Error::Internal(format!("the store's record {:?} is damaged: {e}", key.value())))
+                T::decode(value.value()).map_err(|e| {
+                    Error::Internal(format!("the store's record {:?} is damaged: {e}", key.value()))
+                })
             })
             .collect()
     }

@@ -18,7 +18,6 @@ pub enum Phase {
     Removing = 4,
 }
 
-
 /// A pod.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct SandboxRecord {
@@ -93,13 +92,13 @@ pub struct ContainerRecord {
     /// Absolute, empty: no log is kept.
     #[prost(string, tag = "13")]
     pub log_path: String,
-    /// Bytes of the process's output that are in the log.
-    #[prost(uint64, tag = "14")]
-    pub logged: u64,
     /// Resolved user and groups.
     #[prost(message, optional, tag = "15")]
     pub user: Option<husk_proto::agent::ResolvedUser>,
     /// The image's or request's stop signal's number.
     #[prost(uint32, tag = "16")]
     pub stop_signal: u32,
+    /// The block slot of its image in its pod's VM; 0 (the scratch disk's): none yet.
+    #[prost(uint32, tag = "17")]
+    pub slot: u32,
 }

@@ -3,9 +3,11 @@
 mod process;
 mod scratch;
 mod slots;
+mod sys;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use husk_vmm::config::{NetConfig, VmConfig, VsockConfig};
@@ -15,7 +17,7 @@ use tokio::net::UnixListener;
 
 pub use process::VmProcess;
 pub use scratch::ScratchTemplate;
-pub use slots::Slots;
+pub use slots::{SCRATCH_SLOT, Slots};
 
 use crate::config::VmDefaults;
 use crate::error::{Error, Result};
@@ -50,16 +52,15 @@ pub struct DiskPiece {
 /// A running VM.
 pub struct Vm {
     dir: PathBuf,
+    /// Accepts the agent's word that it listens; None once it has come.
+    ready: Mutex<Option<UnixListener>>,
     /// The process.
     pub process: VmProcess,
 }
 
 impl Vm {
-    /// Starts the VM and waits until its agent listens.
-    ///
-    /// # Errors
-    /// With the end of the guest's console in the text when the guest did not come up.
-    pub async fn boot(defaults: &VmDefaults, spec: VmSpec<'_>) -> Result<Vm> {
+    /// Starts the VMM; [`Self::ready`] follows.
+    pub fn start(defaults: &VmDefaults, spec: VmSpec<'_>) -> Result<Vm> {
         let ready_path = ready_socket(spec.dir);
         let ready = UnixListener::bind(&ready_path).map_err(|e| Error::io("listen on", &ready_path, e))?;
         let mut nets = Vec::new();
@@ -83,33 +84,45 @@ impl Vm {
             vsock: VsockConfig { cid: GUEST_CID, socket: vsock_socket(spec.dir) },
             control_socket: control_socket(spec.dir),
         };
-        let config_path = spec.dir.join("vmm.json");
+        let config_path = config_file(spec.dir);
         let json = serde_json::to_vec_pretty(&config).map_err(|e| Error::Internal(e.to_string()))?;
         std::fs::write(&config_path, json).map_err(|e| Error::io("write", &config_path, e))?;
 
         let process = VmProcess::spawn(&defaults.vmm, &config_path, spec.dir, taps)?;
-        let vm = Vm { dir: spec.dir.to_owned(), process };
+        Ok(Vm { dir: spec.dir.to_owned(), ready: Mutex::new(Some(ready)), process })
+    }
+
+    /// Waits until the agent of a VM that was just started listens.
+    ///
+    /// # Errors
+    /// With the end of the guest's console in the text when the guest did not come up; the VM may still run.
+    pub async fn ready(&self, defaults: &VmDefaults) -> Result<()> {
+        let Some(ready) = self.ready.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(());
+        };
+        let path = ready_socket(&self.dir);
         let limit = Duration::from_secs(defaults.boot_timeout_secs);
         let outcome = tokio::select! {
-            accepted = ready.accept() => accepted.map(|_| ()).map_err(|e| Error::io("accept on", &ready_path, e)),
-            _ = vm.process.gone() => Err(Error::Internal("the VMM ended before the guest was up".into())),
-            _ = tokio::time::sleep(limit) => {
+            accepted = ready.accept() => accepted.map(|_| ()).map_err(|e| Error::io("accept on", &path, e)),
+            () = self.process.gone() => Err(Error::Internal("the VMM ended before the guest was up".into())),
+            () = tokio::time::sleep(limit) => {
                 Err(Error::Deadline(format!("the guest was not up after {} s", limit.as_secs())))
             }
         };
-        let _ = std::fs::remove_file(&ready_path);
-        match outcome {
-            Ok(()) => Ok(vm),
-            Err(e) => {
-                vm.process.kill().await;
-                Err(Error::Internal(format!("{e}; {}", last_words(spec.dir))))
-            }
-        }
+        let _ = std::fs::remove_file(&path);
+        outcome.map_err(|e| Error::Internal(format!("{e}; {}", last_words(&self.dir))))
     }
 
     /// Takes hold of a VM that an earlier daemon started. None when its process is gone.
     pub fn adopt(dir: &Path, pid: i32, started: u64) -> Option<Vm> {
-        Some(Vm { dir: dir.to_owned(), process: VmProcess::adopt(pid, started)? })
+        Some(Vm { dir: dir.to_owned(), ready: Mutex::new(None), process: VmProcess::adopt(pid, started)? })
+    }
+
+    /// Takes hold of a VM of which only the directory is known: the daemon died between starting it and
+    /// writing that down.
+    pub fn find(dir: &Path) -> Option<Vm> {
+        let process = VmProcess::find(&config_file(dir))?;
+        Some(Vm { dir: dir.to_owned(), ready: Mutex::new(None), process })
     }
 
     /// The socket on which the guest's vsock is reached.
@@ -163,6 +176,10 @@ pub fn last_words(dir: &Path) -> String {
         String::from_utf8_lossy(&bytes[start..]).trim().to_owned()
     };
     format!("VMM: {:?}; console: {:?}", tail(dir.join("vmm.log")), tail(console_log(dir)))
+}
+
+fn config_file(dir: &Path) -> PathBuf {
+    dir.join("vmm.json")
 }
 
 fn control_socket(dir: &Path) -> PathBuf {

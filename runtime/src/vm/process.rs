@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
+use super::sys;
 use crate::error::{Error, Result};
 
 /// One `husk-vmm`.
@@ -38,7 +38,8 @@ impl VmProcess {
             .current_dir("/")
             // Not in the daemon's group: what ends the daemon's terminal must not end its pods.
             .process_group(0);
-        let mappings = taps.into_iter().map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect();
+        let mappings =
+            taps.into_iter().map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect();
         command
             .fd_mappings(mappings)
             .map_err(|e| Error::Internal(format!("cannot hand the taps to the VMM: {e}")))?;
@@ -56,12 +57,28 @@ impl VmProcess {
         VmProcess::watch(pid).filter(|process| process.started == started)
     }
 
+    /// Finds a process by the configuration that its command line names.
+    pub fn find(config: &Path) -> Option<VmProcess> {
+        use std::os::unix::ffi::OsStrExt;
+        let names_it = |pid: i32| {
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut arguments = command.split(|byte| *byte == 0);
+            arguments.any(|argument| argument == b"--config")
+                && arguments.next() == Some(config.as_os_str().as_bytes())
+        };
+        let processes = std::fs::read_dir("/proc").ok()?.flatten();
+        let pid = processes
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .find(|pid| names_it(*pid))?;
+        VmProcess::watch(pid).filter(|_| names_it(pid))
+    }
+
     fn watch(pid: i32) -> Option<VmProcess> {
         let pidfd = Arc::new(pidfd_open(Pid::from_raw(pid)?, PidfdFlags::NONBLOCK).ok()?);
         // Read after the pidfd is held, so that both speak of the same process.
         let started = start_time(pid)?;
         let (tell, gone) = watch::channel(false);
-        let watched = AsyncFd::new(pidfd.clone()).ok()?;
+        let watched = sys::register(pidfd.clone()).ok()?;
         tokio::spawn(async move {
             let _ = watched.readable().await;
             let _ = tell.send(true);
@@ -99,6 +116,23 @@ fn start_time(pid: i32) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_process_is_found_by_its_configuration() {
+        let script = "sleep 60; :";
+        let start = |config: &str| {
+            std::process::Command::new("sh").args(["-c", script, "vmm", "--config", config]).spawn().unwrap()
+        };
+        let (mut other, mut child) = (start("/run/husk/a/vmm.json"), start("/run/husk/b/vmm.json"));
+        let found = VmProcess::find(Path::new("/run/husk/b/vmm.json")).unwrap();
+        assert_eq!(found.pid, child.id() as i32);
+        assert!(VmProcess::find(Path::new("/run/husk/c/vmm.json")).is_none());
+        found.kill().await;
+        child.wait().unwrap();
+        assert!(VmProcess::find(Path::new("/run/husk/b/vmm.json")).is_none());
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
 
     #[tokio::test]
     async fn the_end_of_a_process_is_seen_and_its_number_alone_is_not_enough() {

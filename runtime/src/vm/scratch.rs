@@ -34,7 +34,10 @@ impl ScratchTemplate {
             .output()
             .map_err(|e| Error::Unavailable(format!("cannot run mke2fs ({e}): install e2fsprogs")))?;
         if !output.status.success() {
-            return Err(Error::Internal(format!("mke2fs: {}", String::from_utf8_lossy(&output.stderr).trim())));
+            return Err(Error::Internal(format!(
+                "mke2fs: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            )));
         }
         file.sync_all().map_err(|e| Error::io("sync", &half_made, e))?;
         std::fs::rename(&half_made, &path).map_err(|e| Error::io("rename", &half_made, e))?;

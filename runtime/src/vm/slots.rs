@@ -19,12 +19,10 @@ impl Slots {
 
     /// One more user of an image: its slot, and whether it must be attached first.
     pub fn take(&mut self, image: &str) -> Result<(u8, bool)> {
-        if let Some((index, users)) =
-            self.slots.iter_mut().enumerate().find_map(|(index, slot)| match slot {
-                Some((held, users)) if held == image => Some((index, users)),
-                _ => None,
-            })
-        {
+        if let Some((index, users)) = self.slots.iter_mut().enumerate().find_map(|(index, slot)| match slot {
+            Some((held, users)) if held == image => Some((index, users)),
+            _ => None,
+        }) {
             *users += 1;
             return Ok((index as u8 + 1, false));
         }
@@ -36,6 +34,23 @@ impl Slots {
         })?;
         self.slots[index] = Some((image.to_owned(), 1));
         Ok((index as u8 + 1, true))
+    }
+
+    /// Notes a user of an image that an earlier daemon attached to `slot`.
+    pub fn restore(&mut self, image: &str, slot: u8) {
+        let Some(entry) = usize::from(slot).checked_sub(1).and_then(|index| self.slots.get_mut(index)) else {
+            return;
+        };
+        match entry {
+            Some((_, users)) => *users += 1,
+            None => *entry = Some((image.to_owned(), 1)),
+        }
+    }
+
+    /// The slots without an image; the scratch disk's is none of them.
+    pub fn empty(&self) -> Vec<u8> {
+        let empty = self.slots.iter().enumerate().filter(|(_, slot)| slot.is_none());
+        empty.map(|(index, _)| index as u8 + 1).collect()
     }
 
     /// One user less: the slot to be detached, if it was the last.
@@ -71,5 +86,17 @@ mod tests {
         assert_eq!(slots.release("a"), Some(1));
         assert_eq!(slots.release("a"), None);
         assert_eq!(slots.take("c").unwrap(), (1, true));
+    }
+
+    #[test]
+    fn users_are_counted_again_after_a_restart() {
+        let mut slots = Slots::new(3);
+        slots.restore("a", 2);
+        slots.restore("a", 2);
+        slots.restore("x", 99);
+        assert_eq!(slots.take("b").unwrap(), (1, true));
+        assert_eq!(slots.release("a"), None);
+        assert_eq!(slots.release("a"), Some(2));
+        assert_eq!(slots.empty(), [2]);
     }
 }

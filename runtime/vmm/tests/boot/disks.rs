@@ -39,14 +39,17 @@ fn content(bytes: usize) -> Vec<u8> {
 /// The guest's name of a slot: "vda".
 fn device(machine: &Machine, slot: u8) -> String {
     let serial = slot_serial(slot);
-    let find = format!("busybox grep -lx {serial} /sys/block/vd*/serial || busybox grep -l {serial} /sys/block/vd*/serial");
+    let find = format!(
+        "busybox grep -lx {serial} /sys/block/vd*/serial || busybox grep -l {serial} /sys/block/vd*/serial"
+    );
     machine.output(&find).split('/').nth(3).unwrap().to_owned()
 }
 
 /// Waits until the guest sees the slot with `bytes` bytes.
 fn wait_for_size(machine: &Machine, device: &str, bytes: usize) {
     wait_for("the new size", || {
-        let sectors: usize = machine.output(&format!("busybox cat /sys/block/{device}/size")).parse().unwrap();
+        let sectors: usize =
+            machine.output(&format!("busybox cat /sys/block/{device}/size")).parse().unwrap();
         (sectors * 512 == bytes).then_some(())
     });
 }

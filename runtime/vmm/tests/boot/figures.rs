@@ -15,7 +15,8 @@ fn time_and_memory() {
     let (mut own, mut guest) = (0, 0);
     for _ in 0..5 {
         let machine = Machine::boot();
-        let kernel: f64 = machine.output("busybox cat /proc/uptime").split(' ').next().unwrap().parse().unwrap();
+        let kernel: f64 =
+            machine.output("busybox cat /proc/uptime").split(' ').next().unwrap().parse().unwrap();
         times.push((machine.up_after, kernel));
         (own, guest) = resident(&machine);
     }

@@ -1,4 +1,4 @@
-//! The guest's root: this very program as its init, the libraries it is linked with, and busybox.
+//! The guest's root: this very program as its init (it is static), and busybox.
 
 use std::fs;
 use std::io::Write;
@@ -14,9 +14,8 @@ struct Archive(Vec<u8>);
 
 impl Archive {
     fn add(&mut self, name: &str, mode: u32, device: (u32, u32), content: &[u8]) {
-        let fields = [
-            0, mode, 0, 0, 1, 0, content.len() as u32, 0, 0, device.0, device.1, name.len() as u32 + 1, 0,
-        ];
+        let fields =
+            [0, mode, 0, 0, 1, 0, content.len() as u32, 0, 0, device.0, device.1, name.len() as u32 + 1, 0];
         self.0.extend(b"070701");
         fields.iter().for_each(|field| write!(self.0, "{field:08x}").unwrap());
         self.0.extend(name.as_bytes());
@@ -29,47 +28,19 @@ impl Archive {
     fn pad(&mut self) {
         self.0.resize(self.0.len().next_multiple_of(4), 0);
     }
-
-    /// A file with the directories above it.
-    fn file(&mut self, path: &Path, content: &[u8]) {
-        let name = path.strip_prefix("/").unwrap();
-        let parents: Vec<_> = name.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()).collect();
-        for parent in parents.into_iter().rev() {
-            self.add(parent.to_str().unwrap(), DIRECTORY, (0, 0), &[]);
-        }
-        self.add(name.to_str().unwrap(), EXECUTABLE, (0, 0), content);
-    }
-}
-
-/// The libraries that this process has mapped, which are all that it needs, and their loader.
-fn libraries() -> Vec<String> {
-    let maps = fs::read_to_string("/proc/self/maps").unwrap();
-    let mut paths: Vec<String> = maps
-        .lines()
-        .filter_map(|line| line.split_whitespace().nth(5))
-        .filter(|path| path.starts_with('/') && path.contains(".so"))
-        .map(str::to_owned)
-        .collect();
-    paths.push("/lib64/ld-linux-x86-64.so.2".to_owned());
-    paths.sort();
-    paths.dedup();
-    paths
 }
 
 /// Writes the archive to `path`.
 pub fn write(path: &Path) {
     let mut archive = Archive(Vec::new());
-    for directory in ["dev", "proc", "sys", "tmp", "mnt"] {
+    for directory in ["bin", "dev", "proc", "sys", "tmp", "mnt"] {
         archive.add(directory, DIRECTORY, (0, 0), &[]);
     }
     archive.add("dev/console", CHARACTER_DEVICE, (5, 1), &[]);
-    for library in libraries() {
-        archive.file(Path::new(&library), &fs::read(&library).unwrap());
-    }
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
     let busybox = fs::read(busybox.expect("busybox (Debian: busybox-static)")).unwrap();
-    archive.file(Path::new("/bin/busybox"), &busybox);
-    archive.file(Path::new("/init"), &fs::read("/proc/self/exe").unwrap());
+    archive.add("bin/busybox", EXECUTABLE, (0, 0), &busybox);
+    archive.add("init", EXECUTABLE, (0, 0), &fs::read("/proc/self/exe").unwrap());
     archive.add("TRAILER!!!", 0, (0, 0), &[]);
     fs::write(path, archive.0).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();

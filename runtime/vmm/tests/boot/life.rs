@@ -27,7 +27,9 @@ fn finds_its_machine() {
     machine.output("echo hello from the guest >/dev/console");
     assert!(machine.words().contains("hello from the guest"));
     // Interrupts of the second vCPU, and work on both.
-    machine.output("for i in 1 2 3 4; do busybox sh -c 'for i in $(busybox seq 20000); do :; done' & done; wait");
+    machine.output(
+        "for i in 1 2 3 4; do busybox sh -c 'for i in $(busybox seq 20000); do :; done' & done; wait",
+    );
     let exits = machine.statistics().exits;
     assert!(exits["io"] > 0 && exits["mmio"] > 0, "{exits:?}");
 }

@@ -21,8 +21,15 @@ mod sockets;
 
 type Test = (&'static str, fn());
 
-const TESTS: &[&[Test]] =
-    &[refusals::TESTS, life::TESTS, disks::TESTS, sockets::TESTS, network::TESTS, ends::TESTS, figures::TESTS];
+const TESTS: &[&[Test]] = &[
+    refusals::TESTS,
+    life::TESTS,
+    disks::TESTS,
+    sockets::TESTS,
+    network::TESTS,
+    ends::TESTS,
+    figures::TESTS,
+];
 
 fn main() {
     if std::process::id() == 1 {

@@ -31,10 +31,9 @@ fn tap(name: &str) -> File {
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
     // SAFETY: F_SETFD takes no address.
     assert_eq!(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) }, 0);
-    for arguments in [
-        vec!["addr", "add", "10.99.0.1/24", "dev", name],
-        vec!["link", "set", name, "mtu", "1400", "up"],
-    ] {
+    for arguments in
+        [vec!["addr", "add", "10.99.0.1/24", "dev", name], vec!["link", "set", name, "mtu", "1400", "up"]]
+    {
         let status = Command::new("ip").env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin").args(arguments).status();
         assert!(status.unwrap().success());
     }
@@ -66,7 +65,8 @@ fn reach_each_other() {
 
     // And into it.
     std::thread::scope(|scope| {
-        let sum = scope.spawn(|| machine.output("busybox nc -l -p 7001 >/tmp/in; busybox cmp /tmp/in /tmp/out"));
+        let sum =
+            scope.spawn(|| machine.output("busybox nc -l -p 7001 >/tmp/in; busybox cmp /tmp/in /tmp/out"));
         let mut stream = wait_for("the guest's listener", || TcpStream::connect("10.99.0.2:7001").ok());
         stream.write_all(&out).unwrap();
         drop(stream);

@@ -27,7 +27,8 @@ impl World {
         let worker = Worker::start("test", exit.clone()).unwrap().handle();
         let interrupt = Interrupt::detached().unwrap();
         let device = Box::new(Rng::default());
-        let transport = MmioTransport::new(Rng::identity(), device, worker, memory.clone(), interrupt).unwrap();
+        let transport =
+            MmioTransport::new(Rng::identity(), device, worker, memory.clone(), interrupt).unwrap();
         Self { transport, memory, driver: Driver::new(memory), exit }
     }
 

@@ -1,0 +1,15 @@
+//! What users of the crate see, with real tools and real servers: Debian's `docker-registry`, `skopeo`,
+//! `fsck.erofs` and GNU tar (all installed by `tests/deps/install`).
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod docker_registry;
+mod server;
+
+mod differential;
+mod hostile;
+mod import;
+mod pull;
+mod store;
+mod worker;

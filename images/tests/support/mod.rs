@@ -1,0 +1,57 @@
+//! What tests of images share.
+
+pub mod layers;
+pub mod layout;
+pub mod oracle;
+pub mod snapshot;
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use husk_images::{ImageStore, RegistryConfig};
+
+/// A configuration with this build's worker, and little patience.
+pub fn config() -> RegistryConfig {
+    RegistryConfig {
+        worker: PathBuf::from(env!("CARGO_BIN_EXE_husk-convert")),
+        retries: 2,
+        stall: Duration::from_secs(20),
+        ..Default::default()
+    }
+}
+
+/// A store in `dir`.
+pub fn store(dir: &Path) -> ImageStore {
+    ImageStore::open(&dir.join("store"), config()).unwrap()
+}
+
+/// Runs a tool, which must succeed, and gives its output.
+pub fn run(command: &mut Command) -> String {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().unwrap_or_else(|e| panic!("{name}: {e}; tests/deps/install installs it"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{errors}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The disk of the image `id`, in one file.
+pub fn compose(store: &ImageStore, id: &str, to: &Path) {
+    let mut disk = File::create_new(to).unwrap();
+    for extent in store.disk(id).unwrap().extents {
+        assert_eq!(extent.length % 4096, 0);
+        let mut file = File::open(&extent.file).unwrap();
+        file.seek(SeekFrom::Start(extent.offset)).unwrap();
+        assert_eq!(io::copy(&mut file.take(extent.length), &mut disk).unwrap(), extent.length);
+    }
+}
+
+/// Checks the disk of the image `id` with `fsck.erofs` and extracts it below `dir`.
+pub fn extract(store: &ImageStore, id: &str, dir: &Path) -> PathBuf {
+    let (disk, out) = (dir.join("disk"), dir.join("extracted"));
+    compose(store, id, &disk);
+    run(Command::new("fsck.erofs").arg(format!("--extract={}", out.display())).arg("--preserve").arg(&disk));
+    out
+}

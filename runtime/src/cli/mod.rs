@@ -1,0 +1,77 @@
+//! The command line.
+
+mod check;
+mod node;
+mod run;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+use crate::error::Result;
+
+/// A container runtime for Kubernetes that gives every pod a kernel of its own.
+#[derive(Debug, Parser)]
+#[command(name = "husk", version)]
+struct Arguments {
+    /// Configuration file [default: /etc/husk/config.toml, if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What to log: error, warn, info, debug, trace, or tracing's filter syntax
+    #[arg(long, global = true, value_name = "FILTER")]
+    log: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the CRI to kubelet, crictl and critest
+    Serve(serve::Serve),
+    /// Say whether this host is fit to run husk, and how to mend what is not
+    Check,
+    /// Run one command in a VM of its own, without Kubernetes
+    Run(run::Run),
+}
+
+/// Parses, runs, and answers the exit code.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let quiet = !matches!(arguments.command, Command::Serve(_));
+    let filter = arguments.log.clone().unwrap_or_else(|| if quiet { "warn" } else { "info" }.into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    match dispatch(arguments) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("husk: {e}");
+            ExitCode::from(125)
+        }
+    }
+}
+
+fn dispatch(arguments: Arguments) -> Result<ExitCode> {
+    let config = Config::load(arguments.config.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| crate::error::Error::Internal(format!("cannot start the async runtime: {e}")))?;
+    runtime.block_on(async {
+        match arguments.command {
+            Command::Serve(serve) => serve.execute(config).await,
+            Command::Check => Ok(check::execute(&config)),
+            Command::Run(run) => run.execute(config).await,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,176 @@
+//! `husk run`: one pod without Kubernetes.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use husk_proto::cri;
+
+use super::node;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::node::Node;
+use crate::pull_progress::PullProgress;
+
+/// Arguments of `husk run`.
+#[derive(Debug, clap::Args)]
+pub struct Run {
+    /// Registry reference, or oci:DIRECTORY[:TAG] for a local OCI layout
+    image: String,
+    /// Command and its arguments [default: the image's]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+    /// Directory of images and records of `husk run`; not the daemon's
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// The pod's network: "cni" as the node's pods have, "none", or "auto": cni if it is configured
+    #[arg(long, default_value = "auto", value_parser = ["auto", "cni", "none"])]
+    network: String,
+    /// Print how long each step took, to standard error
+    #[arg(long)]
+    timings: bool,
+}
+
+impl Run {
+    /// Runs the command and answers its exit code.
+    pub async fn execute(self, mut config: Config) -> Result<ExitCode> {
+        config.root = self.root.clone().unwrap_or_else(|| config.root.join("standalone"));
+        config.run = config.run.join("standalone");
+        let configured =
+            std::fs::read_dir(&config.network.conf_dir).is_ok_and(|mut dir| dir.next().is_some());
+        let network = self.network == "cni" || (self.network == "auto" && configured);
+        let mut steps = Steps { begun: Instant::now(), shown: self.timings };
+        let node = node::open(config, network).await?;
+        steps.done("open the store");
+        let image = self.fetch(&node).await?;
+        steps.done("fetch and convert the image");
+        let logs = node.config.run.join("logs");
+        let pod = node.run_sandbox(pod_config(&logs), String::new()).await?;
+        steps.done("boot the pod");
+        let outcome = self.in_pod(&node, &pod, image, &logs, &mut steps).await;
+        node.remove_sandbox(&pod).await?;
+        steps.done("remove the pod");
+        let _ = std::fs::remove_dir_all(&logs);
+        outcome.map(ExitCode::from)
+    }
+
+    /// The image's id.
+    async fn fetch(&self, node: &Node) -> Result<String> {
+        let Some(layout) = self.image.strip_prefix("oci:") else {
+            let shown = self.image.clone();
+            let progress = PullProgress::new(move |line| eprintln!("husk: {shown}: {line}"));
+            return Ok(node.images.pull(&self.image, None, &progress).await?.id);
+        };
+        let (path, tag) = match layout.rsplit_once(':') {
+            Some((path, tag)) if !tag.contains('/') => (path, Some(tag)),
+            _ => (layout, None),
+        };
+        Ok(node.images.import_layout(Path::new(path), tag).await?.id)
+    }
+
+    async fn in_pod(
+        &self,
+        node: &Arc<Node>,
+        pod: &str,
+        image: String,
+        logs: &Path,
+        steps: &mut Steps,
+    ) -> Result<u8> {
+        let config = cri::ContainerConfig {
+            metadata: Some(cri::ContainerMetadata { name: "run".into(), attempt: 0 }),
+            image: Some(cri::ImageSpec { image, ..Default::default() }),
+            // As Docker's and Podman's: the words replace the image's arguments, not its entrypoint.
+            args: self.command.clone(),
+            log_path: "run.log".into(),
+            ..Default::default()
+        };
+        let id = node.create_container(pod, config).await?;
+        steps.done("create the container");
+        node.start_container(&id).await?;
+        steps.done("start it");
+        let container = node.container(&id)?;
+        let mut output = Output::new(logs.join("run.log"));
+        let exited = container.exited();
+        tokio::pin!(exited);
+        loop {
+            tokio::select! {
+                () = &mut exited => break,
+                _ = tokio::signal::ctrl_c() => {
+                    return Err(Error::Internal("interrupted; the pod is removed".into()));
+                }
+                () = tokio::time::sleep(std::time::Duration::from_millis(20)) => output.copy()?,
+            }
+        }
+        output.copy()?;
+        steps.done("run it to its end");
+        let record = container.record();
+        if record.reason == "OOMKilled" {
+            eprintln!("husk: the command was killed for want of memory");
+        }
+        Ok(record.exit_code.clamp(0, 255) as u8)
+    }
+}
+
+struct Steps {
+    begun: Instant,
+    shown: bool,
+}
+
+impl Steps {
+    fn done(&mut self, what: &str) {
+        if self.shown {
+            eprintln!("{:>8.1} ms  {what}", self.begun.elapsed().as_secs_f64() * 1000.0);
+        }
+        self.begun = Instant::now();
+    }
+}
+
+/// Copies a growing log in the CRI's format to standard output and standard error.
+struct Output {
+    path: PathBuf,
+    read: u64,
+    pending: Vec<u8>,
+}
+
+impl Output {
+    fn new(path: PathBuf) -> Output {
+        Output { path, read: 0, pending: Vec::new() }
+    }
+
+    fn copy(&mut self) -> Result<()> {
+        use std::io::{Read, Seek, SeekFrom, Write};
+        let fail = |e| Error::io("read", &self.path, e);
+        let Ok(mut log) = std::fs::File::open(&self.path) else {
+            return Ok(());
+        };
+        log.seek(SeekFrom::Start(self.read)).map_err(fail)?;
+        self.read += log.read_to_end(&mut self.pending).map_err(fail)? as u64;
+        while let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.pending.drain(..=end).collect();
+            let mut fields = line.splitn(4, |byte| *byte == b' ');
+            let (stream, tag, text) = (fields.nth(1), fields.next(), fields.next().unwrap_or_default());
+            let text = if tag == Some(b"P") { &text[..text.len().saturating_sub(1)] } else { text };
+            let _ = match stream {
+                Some(b"stderr") => std::io::stderr().write_all(text),
+                _ => std::io::stdout().write_all(text),
+            };
+        }
+        let _ = std::io::stdout().flush();
+        Ok(())
+    }
+}
+
+fn pod_config(logs: &Path) -> cri::PodSandboxConfig {
+    cri::PodSandboxConfig {
+        metadata: Some(cri::PodSandboxMetadata {
+            name: "run".into(),
+            namespace: "husk".into(),
+            uid: std::process::id().to_string(),
+            attempt: 0,
+        }),
+        log_directory: logs.to_string_lossy().into_owned(),
+        dns_config: Some(cri::DnsConfig::default()),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,59 @@
+//! What the host must have before a VM can run on it. Each answer is a fact, or a problem with the way out.
+
+use std::path::Path;
+
+/// A usable KVM: the device, and hardware behind it.
+pub fn kvm() -> Result<(), String> {
+    kvm_device()?;
+    kvm_hardware()?;
+    Ok(())
+}
+
+/// `/dev/kvm` opens.
+pub fn kvm_device() -> Result<String, String> {
+    match std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => Ok("/dev/kvm opens".into()),
+        Err(e) => {
+            Err(format!("/dev/kvm: {e}; load kvm_intel or kvm_amd, and run as root or in the group kvm"))
+        }
+    }
+}
+
+/// A /dev/kvm without virtualization extensions underneath opens, but boots no kernel.
+pub fn kvm_hardware() -> Result<String, String> {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").map_err(|e| format!("/proc/cpuinfo: {e}"))?;
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    match flags.split_whitespace().find(|flag| matches!(*flag, "vmx" | "svm")) {
+        Some(flag) => Ok(format!("the CPU has {flag}")),
+        None => {
+            Err("the CPU shows neither vmx nor svm: switch virtualization on in the firmware, or nested \
+                     virtualization on the host above"
+                .into())
+        }
+    }
+}
+
+/// A regular file.
+pub fn file(path: &Path, mend: &str) -> Result<String, String> {
+    if path.is_file() { Ok(path.display().to_string()) } else { Err(absent(path, mend)) }
+}
+
+/// Anything of that name.
+pub fn exists(path: &Path, mend: &str) -> Result<String, String> {
+    if path.exists() { Ok(path.display().to_string()) } else { Err(absent(path, mend)) }
+}
+
+/// A program on the PATH or where administrators' programs are.
+pub fn program(name: &str, mend: &str) -> Result<String, String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/sbin".into(), "/usr/sbin".into()])
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file())
+        .map(|path| path.display().to_string())
+        .ok_or_else(|| format!("{name} is not there; {mend}"))
+}
+
+fn absent(path: &Path, mend: &str) -> String {
+    format!("{} is not there; {mend}", path.display())
+}

@@ -1,0 +1,164 @@
+//! What a starting daemon does with what an earlier one left.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use husk_proto::agent::{self, ProcessState};
+
+use super::tear_down;
+use crate::error::Result;
+use crate::guest::{self, Guest};
+use crate::node::{Live, Node, Pod, lock, now_nanos};
+use crate::store::Phase;
+use crate::vm::{Slots, Vm};
+
+impl Node {
+    /// Takes the records and the living VMs in hand: ready pods go on, half-made and half-removed ones are
+    /// swept, and so is whatever belongs to no record.
+    pub async fn recover(self: &Arc<Self>) -> Result<()> {
+        for record in self.store.sandboxes()? {
+            self.add_pod(record, |_| false)?;
+        }
+        for record in self.store.containers()? {
+            if self.pod(&record.sandbox_id).is_ok() && record.phase() != Phase::Creating {
+                self.add_container(record, |_| false)?;
+            } else {
+                self.store.delete_container(&record.id)?;
+            }
+        }
+        let mut recoveries = tokio::task::JoinSet::new();
+        for pod in self.pods() {
+            let node = self.clone();
+            recoveries.spawn(async move {
+                if let Err(e) = node.recover_pod(&pod).await {
+                    tracing::error!(sandbox = pod.id, "cannot recover the pod: {e}");
+                }
+            });
+        }
+        while recoveries.join_next().await.is_some() {}
+        self.sweep().await;
+        Ok(())
+    }
+
+    async fn recover_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
+        let record = pod.record();
+        let dir = self.pod_dir(&pod.id);
+        let vm = Vm::adopt(&dir, record.vmm_pid, record.vmm_started).or_else(|| Vm::find(&dir)).map(Arc::new);
+        *lock(&pod.vm) = vm.clone();
+        match (record.phase(), vm) {
+            (Phase::Running, Some(vm)) => match self.reach(&vm).await {
+                Ok((agent, states)) => self.resume(pod, vm, agent, states).await,
+                Err(e) => {
+                    tracing::error!(sandbox = pod.id, "the guest does not answer and is ended: {e}");
+                    vm.stop().await;
+                    self.lost(pod, "the guest did not answer when husk came back").await
+                }
+            },
+            (Phase::Running, None) => self.lost(pod, "the pod's VM ended while husk was away").await,
+            (Phase::Stopped, _) => tear_down(self, pod).await,
+            _ => {
+                tear_down(self, pod).await?;
+                for container in self.containers_of(&pod.id) {
+                    self.forget_container(&container.id)?;
+                }
+                self.forget_pod(&pod.id)
+            }
+        }
+    }
+
+    /// Connects to the agent of a VM that was running already and asks what it has.
+    async fn reach(&self, vm: &Vm) -> Result<(Guest, HashMap<String, ProcessState>)> {
+        let mut agent = guest::connect(&vm.vsock()).await?;
+        let listed = agent
+            .list_containers(guest::request(agent::ListContainersRequest {}))
+            .await
+            .map_err(|status| guest::refusal("the guest does not list its containers", status))?;
+        let states = listed.into_inner().containers.into_iter().map(|c| (c.id.clone(), c.state())).collect();
+        Ok((agent, states))
+    }
+
+    /// A pod whose VM goes on: its containers' logs and ends are followed again, and what was half done to
+    /// them is finished or undone.
+    async fn resume(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        vm: Arc<Vm>,
+        agent: Guest,
+        states: HashMap<String, ProcessState>,
+    ) -> Result<()> {
+        let containers = self.containers_of(&pod.id);
+        let known: HashSet<&str> = containers.iter().map(|container| container.id.as_str()).collect();
+        for id in states.keys().filter(|id| !known.contains(id.as_str())) {
+            let delete = agent::DeleteContainerRequest { id: id.clone() };
+            if let Err(status) = agent.clone().delete_container(guest::request(delete)).await {
+                tracing::warn!(sandbox = pod.id, "cannot delete a half-made container: {}", status.code());
+            }
+        }
+        let mut slots = Slots::new(self.config.vm.block_slots);
+        for container in &containers {
+            let record = container.record();
+            slots.restore(&record.image_id, record.slot as u8);
+        }
+        for slot in slots.empty() {
+            // One that is empty in the VM too refuses: that is what is wanted.
+            let _ = vm.detach(slot).await;
+        }
+        let slots = Arc::new(tokio::sync::Mutex::new(slots));
+        *pod.live.write().await = Some(Live { vm: vm.clone(), guest: agent.clone(), slots });
+        self.watch(pod.clone(), vm);
+        for container in containers {
+            let phase = container.record().phase();
+            let started = states.get(&container.id).is_some_and(|state| *state != ProcessState::Created);
+            if phase == Phase::Created && started {
+                self.update_container(&container, |record| {
+                    record.started_at = now_nanos();
+                    record.phase = Phase::Running.into();
+                })?;
+            }
+            match container.record().phase() {
+                Phase::Running => self.follow(&container, agent.clone()).await?,
+                Phase::Removing => self.remove_container(&container.id).await?,
+                _ => {}
+            }
+        }
+        if let Some(network) = &self.network
+            && let Err(e) = network.check(&pod.id).await
+        {
+            tracing::warn!(sandbox = pod.id, "the pod's network is not as it was set up: {e}");
+        }
+        tracing::info!(sandbox = pod.id, "pod goes on");
+        Ok(())
+    }
+
+    /// Removes what belongs to no record: VMMs, networks, files.
+    async fn sweep(&self) {
+        let known: HashSet<String> = self.pods().iter().map(|pod| pod.id.clone()).collect();
+        let pods = self.config.run.join("pods");
+        for id in names(&pods).into_iter().filter(|id| !known.contains(id)) {
+            tracing::warn!(sandbox = id, "sweeping what belongs to no pod");
+            if let Some(vm) = Vm::find(&pods.join(&id)) {
+                vm.process.kill().await;
+            }
+            let _ = std::fs::remove_dir_all(pods.join(&id));
+        }
+        let scratch = self.config.root.join("scratch");
+        for id in names(&scratch).into_iter().filter(|id| !known.contains(id)) {
+            let _ = std::fs::remove_file(scratch.join(id));
+        }
+        if let Some(network) = &self.network {
+            let mut ids: HashSet<String> = network.known().unwrap_or_default().into_iter().collect();
+            ids.extend(network.namespaces().unwrap_or_default());
+            for id in ids.difference(&known) {
+                if let Err(e) = network.teardown(id).await {
+                    tracing::warn!(sandbox = id, "cannot release the network: {e}");
+                }
+            }
+        }
+    }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
