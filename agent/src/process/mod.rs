@@ -84,13 +84,13 @@ impl Process {
 
     /// How the process ended, if it has.
     pub fn exit(&self) -> Option<ExitStatus> {
-        self.exit.borrow().clone()
+        *self.exit.borrow()
     }
 
     /// Waits for the process's end.
     pub async fn wait(&self) -> Result<ExitStatus> {
         let mut exit = self.exit.subscribe();
-        let exit = exit.wait_for(Option::is_some).await.map(|exit| exit.clone());
+        let exit = exit.wait_for(Option::is_some).await.map(|exit| *exit);
         exit.ok().flatten().ok_or_else(|| Error::Internal("the process is forgotten".into()))
     }
 

@@ -56,8 +56,10 @@ fn set<T>(slot: &mut Option<T>, value: T) -> Option<()> {
     slot.replace(value).is_none().then_some(())
 }
 
-/// The first record's key and value, and the records after it.
-fn record(records: &[u8]) -> Result<(&[u8], &[u8], &[u8]), ConvertError> {
+/// A record's key and value, and the records after it.
+type Record<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
+fn record(records: &[u8]) -> Result<Record<'_>, ConvertError> {
     let start = &records[..records.len().min(40)];
     let space = records.iter().take(20).position(|b| *b == b' ').ok_or_else(|| bad("length", start))?;
     let length = usize::try_from(decimal(&records[..space])?).map_err(|_| bad("length", start))?;
