@@ -115,7 +115,11 @@ fn base() -> Vec<u8> {
     sparse[..5].copy_from_slice(b"begin");
     sparse.extend_from_slice(b"end");
     layer.file("data/zeros", &sparse);
-    let deep = "a-directory-of-some-length/".repeat(30);
+    let mut deep = String::new();
+    for _ in 0..30 {
+        deep += "a-directory-of-some-length/";
+        layer.dir(&deep, 0o755);
+    }
     layer.file(&format!("{deep}file"), b"deep");
     layer.file(&"n".repeat(255), b"long name");
     layer.file("n\u{e4}me with\nodd \u{1f980} bytes", b"odd");

@@ -1,5 +1,8 @@
 //! What tests of images share.
 
+// Each test program compiles all of it and uses its part.
+#![allow(dead_code)]
+
 pub mod layers;
 pub mod layout;
 pub mod oracle;

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::layout::digest;
 
-/// Everything below `root` by relative path. Extended attributes and link counts only if `all`: extraction
-/// does not restore them everywhere.
+/// Everything below `root` by relative path. Extended attributes, link counts and files' setuid and setgid bits
+/// only if `all`: `fsck.erofs` does not restore them (it changes owners last, which clears the bits).
 pub fn take(root: &Path, all: bool) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
     let mut todo = vec![PathBuf::new()];
@@ -17,9 +17,10 @@ pub fn take(root: &Path, all: bool) -> BTreeMap<PathBuf, String> {
         let full = root.join(&path);
         let metadata = fs::symlink_metadata(&full).unwrap();
         let kind = metadata.file_type();
+        let lost = if all || !kind.is_file() { 0 } else { 0o6000 };
         let mut text = format!(
             "{:o} {}:{} {}.{:09}",
-            metadata.mode(),
+            metadata.mode() & !lost,
             metadata.uid(),
             metadata.gid(),
             metadata.mtime(),
