@@ -10,6 +10,8 @@ mod server;
 mod differential;
 mod hostile;
 mod import;
+mod mirrors;
+mod misbehaviour;
 mod pull;
 mod store;
 mod worker;

@@ -92,12 +92,29 @@ impl Layout {
         self.blob(media_type, index.to_string().as_bytes())
     }
 
+    /// Adds an image with a layer for each of `files` (name and content), uncompressed; its manifest's
+    /// descriptor.
+    pub fn add(&mut self, tag: &str, files: &[(&str, &[u8])]) -> Value {
+        let tars: Vec<_> = files.iter().map(|(name, content)| one_file(name, content)).collect();
+        let layers: Vec<_> = tars.iter().map(|tar| (tar.as_slice(), Compression::None)).collect();
+        let descriptor = self.image(&layers, "amd64", json!({}));
+        self.tag(tag, descriptor.clone());
+        descriptor
+    }
+
     /// Names a manifest or index.
     pub fn tag(&mut self, name: &str, mut descriptor: Value) {
         descriptor["annotations"] = json!({"org.opencontainers.image.ref.name": name});
         self.entries.push(descriptor);
         self.write_index();
     }
+}
+
+/// A layout in `dir` whose image `test` has a layer for each of `files` (name and content), uncompressed.
+pub fn simple(dir: &Path, files: &[(&str, &[u8])]) -> Layout {
+    let mut layout = Layout::new(&dir.join("layout"));
+    layout.add("test", files);
+    layout
 }
 
 /// A layer with one file.

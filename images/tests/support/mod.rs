@@ -12,9 +12,10 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::Duration;
 
-use husk_images::{ImageStore, RegistryConfig};
+use husk_images::{ImageStore, Progress, RegistryConfig, Step};
 
 /// A configuration with this build's worker, and little patience.
 pub fn config() -> RegistryConfig {
@@ -57,4 +58,41 @@ pub fn extract(store: &ImageStore, id: &str, dir: &Path) -> PathBuf {
     compose(store, id, &disk);
     run(Command::new("fsck.erofs").arg(format!("--extract={}", out.display())).arg("--preserve").arg(&disk));
     out
+}
+
+/// Names in the folders of the store in `dir`: layers, images, and unfinished work.
+pub fn stored(dir: &Path) -> [Vec<String>; 3] {
+    ["layers", "images", "tmp"].map(|folder| {
+        let entries = std::fs::read_dir(dir.join("store").join(folder)).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    })
+}
+
+/// Fails unless the store in `dir` holds no content at all.
+pub fn assert_empty(dir: &Path) {
+    assert_eq!(stored(dir), [vec![], vec![], vec![] as Vec<String>]);
+}
+
+/// Keeps a pull's steps.
+#[derive(Default)]
+pub struct Recorder(Mutex<Vec<String>>);
+
+impl Recorder {
+    /// The steps, in words.
+    pub fn steps(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl Progress for Recorder {
+    fn step(&self, step: Step<'_>) {
+        self.0.lock().unwrap().push(match step {
+            Step::Resolved { id, layers, bytes } => format!("resolved {id}: {layers} layers, {bytes} bytes"),
+            Step::Layer { digest, done, total } => format!("layer {digest}: {done} of {total}"),
+            Step::Merging => "merging".into(),
+        });
+    }
 }
