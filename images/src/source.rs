@@ -1,8 +1,10 @@
 //! Where an image's content comes from.
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
+use crate::digest;
 use crate::error::{IoContext, Result};
 use crate::layout::Layout;
 use crate::reference::Version;
@@ -43,17 +45,24 @@ impl Source {
         }
     }
 
-    /// A blob as a stream of at most `size` bytes, not verified.
-    pub(crate) fn blob(&self, digest: &str, size: u64) -> Result<Content<'_>> {
-        Ok(match self {
-            Self::Registry(repository) => Content::Remote(Box::new(repository.blob(digest, size))),
-            Self::Layout(layout) => Content::Local(tokio::fs::File::from_std(layout.blob(digest, size)?)),
-        })
+    /// A blob as a stream of at most `size` bytes, not verified. Where it can be had at several places those
+    /// before the place `from` are left out.
+    pub(crate) fn blob(&self, digest: &str, size: u64, from: usize) -> Result<Content<'_>> {
+        let stream = match self {
+            Self::Registry(repository) => Stream::Remote(Box::new(repository.blob(digest, size, from))),
+            Self::Layout(layout) => Stream::Local(tokio::fs::File::from_std(layout.blob(digest, size)?)),
+        };
+        Ok(Content { stream, hash: Sha256::new() })
     }
 }
 
 /// A blob being read.
-pub(crate) enum Content<'a> {
+pub(crate) struct Content<'a> {
+    stream: Stream<'a>,
+    hash: Sha256,
+}
+
+enum Stream<'a> {
     Remote(Box<Blob<'a>>),
     Local(tokio::fs::File),
 }
@@ -61,14 +70,31 @@ pub(crate) enum Content<'a> {
 impl Content<'_> {
     /// The next bytes, or none at the end.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>> {
-        match self {
-            Self::Remote(blob) => blob.chunk().await,
-            Self::Local(file) => {
+        let chunk = match &mut self.stream {
+            Stream::Remote(blob) => blob.chunk().await?,
+            Stream::Local(file) => {
                 let mut buffer = Vec::with_capacity(CHUNK);
                 let n = file.take(CHUNK as u64).read_to_end(&mut buffer).await;
                 let n = n.during(|| "reading a blob of the layout".into())?;
-                Ok((n != 0).then(|| buffer.into()))
+                (n != 0).then(|| buffer.into())
             }
+        };
+        if let Some(chunk) = &chunk {
+            self.hash.update(chunk);
+        }
+        Ok(chunk)
+    }
+
+    /// Whether what was read so far has that digest.
+    pub(crate) fn matches(&self, digest: &str) -> bool {
+        digest::show(&self.hash.clone().finalize()) == digest
+    }
+
+    /// The place to try if what was read is of no use.
+    pub(crate) fn next_place(&self) -> Option<usize> {
+        match &self.stream {
+            Stream::Remote(blob) => blob.next_endpoint(),
+            Stream::Local(_) => None,
         }
     }
 }

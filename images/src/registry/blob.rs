@@ -18,6 +18,10 @@ pub(crate) struct Blob<'a> {
     repository: &'a Repository,
     digest: String,
     size: u64,
+    /// Endpoints before this one are given up.
+    first: usize,
+    /// The last of the endpoints that bytes came from.
+    last: usize,
     /// Bytes handed out.
     done: u64,
     open: Option<Open<'a>>,
@@ -28,14 +32,22 @@ pub(crate) struct Blob<'a> {
 
 struct Open<'a> {
     endpoint: &'a Endpoint,
+    /// Its number.
+    number: usize,
     response: Response,
     /// Bytes that were handed out already and come again: the endpoint knows no ranges.
     again: u64,
 }
 
 impl<'a> Blob<'a> {
-    pub(super) fn new(repository: &'a Repository, digest: &str, size: u64) -> Self {
-        Self { repository, digest: digest.to_owned(), size, done: 0, open: None, failures: 0, failed_at: 0 }
+    pub(super) fn new(repository: &'a Repository, digest: &str, size: u64, first: usize) -> Self {
+        let digest = digest.to_owned();
+        Self { repository, digest, size, first, last: first, done: 0, open: None, failures: 0, failed_at: 0 }
+    }
+
+    /// The endpoint to begin with if what came is of no use.
+    pub(crate) fn next_endpoint(&self) -> Option<usize> {
+        Some(self.last + 1).filter(|next| *next < self.repository.endpoints.len())
     }
 
     /// The next bytes, or none once `size` bytes have come.
@@ -50,6 +62,7 @@ impl<'a> Blob<'a> {
                 Ok(Ok(Some(mut chunk))) => {
                     let again = usize::try_from(open.again).unwrap_or(usize::MAX).min(chunk.len());
                     open.again -= again as u64;
+                    self.last = self.last.max(open.number);
                     let chunk = chunk.split_off(again);
                     self.open = Some(open);
                     if chunk.len() as u64 > self.size - self.done {
@@ -74,7 +87,13 @@ impl<'a> Blob<'a> {
             self.failed_at = self.done;
             if self.failures >= open.endpoint.retries() {
                 let reason = format!("{}: {reason} after {} of {} bytes", self.digest, self.done, self.size);
-                return Err(open.endpoint.unavailable(reason));
+                let error = open.endpoint.unavailable(reason);
+                if open.number + 1 == self.repository.endpoints.len() {
+                    return Err(error);
+                }
+                tracing::warn!(mirror = open.endpoint.name(), "a mirror fails: {error}");
+                (self.first, self.failures) = (open.number + 1, 0);
+                continue;
             }
             tracing::debug!(
                 registry = open.endpoint.name(),
@@ -94,10 +113,12 @@ impl<'a> Blob<'a> {
         let what = self.repository.reference.at(&self.digest).to_string();
         let path = format!("{repository}/blobs/{}", self.digest);
         let mut failures = Failures::default();
-        for endpoint in &self.repository.endpoints {
+        for (number, endpoint) in self.repository.endpoints.iter().enumerate().skip(self.first) {
             match endpoint.get(&path, None, self.done, &what, repository).await {
                 Ok(response) => match self.offset(&response) {
-                    Some(offset) => return Ok(Open { endpoint, response, again: self.done - offset }),
+                    Some(offset) => {
+                        return Ok(Open { endpoint, number, response, again: self.done - offset });
+                    }
                     None => failures
                         .add(endpoint, endpoint.unavailable(format!("{what}: not the range asked for"))),
                 },

@@ -86,9 +86,10 @@ impl Repository {
         Err(failures.into_error(what))
     }
 
-    /// A blob's bytes as a stream, resumed where the connection breaks. The caller verifies the digest.
-    pub(crate) fn blob(&self, digest: &str, size: u64) -> Blob<'_> {
-        Blob::new(self, digest, size)
+    /// A blob's bytes as a stream, resumed where the connection breaks, from the endpoints from the number
+    /// `first` on. The caller verifies the digest.
+    pub(crate) fn blob(&self, digest: &str, size: u64, first: usize) -> Blob<'_> {
+        Blob::new(self, digest, size, first)
     }
 }
 

@@ -23,7 +23,7 @@ use crate::manifest::{self, Document, check_config, parse_config};
 use crate::progress::{Progress, Silent, Step};
 use crate::reference::{Reference, Version};
 use crate::registry::Repository;
-use crate::source::Source;
+use crate::source::{Content, Source};
 use crate::worker::job::{Outcome, Task};
 use crate::worker::unexpected;
 
@@ -146,9 +146,16 @@ impl Inner {
         if self.index.layer(diff_id)?.is_some() {
             return Ok(());
         }
-        let scratch = self.files.scratch()?;
-        let verdict = self.convert(source, layer, &scratch, progress).await?;
         let blob = layer.digest().to_string();
+        let mut place = 0;
+        let (scratch, verdict) = loop {
+            let scratch = self.files.scratch()?;
+            let mut content = source.blob(&blob, layer.size(), place)?;
+            match self.convert(&mut content, layer, &scratch, progress).await {
+                Ok(verdict) => break (scratch, verdict),
+                Err(error) => place = another_place(&content, &blob, error)?,
+            }
+        };
         if verdict.diff_id != diff_id {
             return Err(ImageError::Corrupt(format!(
                 "the layer {blob} unpacks to {}, the image's configuration says {diff_id}",
@@ -163,30 +170,27 @@ impl Inner {
     /// Streams a layer's blob through a worker into `scratch`.
     async fn convert(
         &self,
-        source: &Source,
+        content: &mut Content<'_>,
         layer: &Descriptor,
         scratch: &Scratch,
         progress: &dyn Progress,
     ) -> Result<Verdict> {
         let (blob, total) = (layer.digest().to_string(), layer.size());
-        let mut content = source.blob(&blob, total)?;
         let (data, tree) = (scratch.create("data")?, scratch.create("tree")?);
         let handles =
             [&data, &tree].map(|file| file.try_clone().during(|| "duplicating a descriptor".into()));
         let [for_data, for_tree] = handles;
         let mut worker = self.workers.start(Task::Layer, vec![for_data?, for_tree?])?;
-        let mut hash = Sha256::new();
         let mut done = 0;
         let mut fed = true;
         while fed && let Some(chunk) = content.chunk().await? {
-            hash.update(&chunk);
             fed = worker.write(&chunk).await?;
             done += chunk.len() as u64;
             progress.step(Step::Layer { digest: &blob, done, total });
         }
         let outcome = worker.finish().await;
         // Damage on the way explains whatever the worker says of it.
-        if fed && digest::show(&hash.finalize()) != blob {
+        if fed && !content.matches(&blob) {
             return Err(ImageError::Corrupt(format!("the content of {blob} does not match its digest")));
         }
         let verdict = match outcome.map_err(|error| error.of(&format!("layer {blob}")))? {
@@ -258,6 +262,20 @@ impl Inner {
             scratch.publish(&self.files, &self.files.image(id)?)?;
         }
         self.index.put_image(id, record, names)
+    }
+}
+
+/// Where to fetch `blob` again after `error`. What does not have its digest says nothing of the image, only of
+/// the mirror that it came from.
+fn another_place(content: &Content<'_>, blob: &str, error: ImageError) -> Result<usize> {
+    let of_content =
+        matches!(error, ImageError::Corrupt(_) | ImageError::Unsupported(_) | ImageError::TooLarge(_));
+    match content.next_place() {
+        Some(place) if of_content && !content.matches(blob) => {
+            tracing::warn!("a mirror's content is of no use: {error}");
+            Ok(place)
+        }
+        _ => Err(error),
     }
 }
 
