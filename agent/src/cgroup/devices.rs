@@ -151,6 +151,7 @@ fn assemble(rules: &[Rule]) -> Vec<u64> {
                 (mask, JUMP_EQUAL_VALUE, SCRATCH, 0, 0)
             });
         }
+        let decides_all = tests.is_empty();
         let mut rest: usize = 2 + tests.iter().map(|(before, ..)| before.len() + 1).sum::<usize>();
         for (before, jump, register, other, value) in tests {
             rest -= before.len() + 1;
@@ -159,6 +160,10 @@ fn assemble(rules: &[Rule]) -> Vec<u64> {
         }
         program.push(instruction(MOVE_VALUE, RESULT, 0, 0, rule.allow.into()));
         program.push(instruction(EXIT, 0, 0, 0, 0));
+        if decides_all {
+            // Nothing after it is ever reached, and the kernel refuses a program with such a part.
+            return program;
+        }
     }
     program.push(instruction(MOVE_VALUE, RESULT, 0, 0, 0));
     program.push(instruction(EXIT, 0, 0, 0, 0));
@@ -228,6 +233,18 @@ mod tests {
         assert!(!ask(&program, BLOCK, 254, 0, READ));
         assert!(ask(&program, BLOCK, 254, 16, READ));
         assert!(!ask(&program, BLOCK, 254, 16, READ | WRITE));
+    }
+
+    #[test]
+    fn a_rule_for_everything_ends_the_program() {
+        for allow in [false, true] {
+            let rules = json!([{"allow": false, "type": "c", "major": 1}, {"allow": allow, "access": "rwm"}]);
+            let rules: Vec<LinuxDeviceCgroup> = serde_json::from_value(rules).unwrap();
+            let rules: Vec<Rule> = rules.iter().map(|rule| parse(rule).unwrap()).collect();
+            let program = assemble(&rules);
+            assert_eq!(program.iter().filter(|word| **word as u8 == EXIT).count(), 1);
+            assert_eq!(ask(&program, CHARACTER, 1, 1, READ), allow);
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The agent's service on vsock.
 
+mod connection;
 mod output;
 mod service;
 
@@ -12,6 +13,7 @@ use husk_proto::{AGENT_MAX_MESSAGE, AGENT_PORT, READY_PORT};
 use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
 use tonic::transport::Server;
 
+use self::connection::Connection;
 use self::service::Service;
 use crate::agent::Agent;
 use crate::error::{Context, Error, Result};
@@ -48,10 +50,10 @@ async fn tell_ready() {
 
 /// The host's connections. Containers can reach vsock as well, through the loopback CID or their own: theirs are
 /// dropped.
-fn from_host(listener: VsockListener) -> impl Stream<Item = io::Result<VsockStream>> {
+fn from_host(listener: VsockListener) -> impl Stream<Item = io::Result<Connection>> {
     listener.incoming().filter_map(async |connection| match connection {
         Ok(stream) => match stream.peer_addr() {
-            Ok(peer) if peer.cid() == VMADDR_CID_HOST => Some(Ok(stream)),
+            Ok(peer) if peer.cid() == VMADDR_CID_HOST => Some(Ok(Connection(stream))),
             _ => None,
         },
         // One connection's failure, or too many open files: the next may do.

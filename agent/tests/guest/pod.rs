@@ -199,7 +199,7 @@ impl Pod {
             "linux": {
                 "resources": {"devices": [{"allow": false, "access": "rwm"}]},
                 "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "cgroup"}],
-                "maskedPaths": ["/proc/kcore", "/proc/keys", "/sys/firmware"],
+                "maskedPaths": ["/proc/uptime", "/proc/kcore", "/proc/keys", "/sys/firmware"],
                 "readonlyPaths": ["/proc/bus", "/proc/sys"],
             },
         });

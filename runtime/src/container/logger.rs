@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use husk_proto::agent;
 use tokio::sync::{mpsc, oneshot};
@@ -14,6 +15,10 @@ use super::{log::LogEncoder, log_path, process};
 use crate::error::{Error, Result};
 use crate::guest::{self, Guest};
 use crate::node::{Container, Node};
+use crate::store::ContainerRecord;
+
+/// The wait before the agent is asked again after a broken connection.
+pub const RETRY: Duration = Duration::from_millis(200);
 
 /// A handle to a container's log writer.
 #[derive(Clone)]
@@ -27,38 +32,39 @@ impl Logger {
     pub async fn start(
         node: &Arc<Node>,
         container: &Arc<Container>,
-        mut agent: Guest,
+        agent: Guest,
     ) -> Result<(Logger, oneshot::Receiver<()>)> {
         let record = container.record();
-        let directory = node
-            .pod(&record.sandbox_id)
-            .ok()
-            .and_then(|pod| pod.record().config)
-            .map(|config| config.log_directory)
-            .unwrap_or_default();
-        let mut sink = Sink { directory, path: record.log_path, file: None };
+        let mut sink = Sink::of(node, &record);
         if let Err(e) = sink.open() {
             tracing::error!(container = container.id, "{e}");
         }
         let journal_path = node.log_journal(&record.sandbox_id, &container.id);
         let (journal, Resume { offset, encoder }) = Journal::open(&journal_path, sink.file.as_ref())
             .map_err(|e| Error::io("open the log's journal", &journal_path, e))?;
-        let (ack, acks) = mpsc::channel(16);
-        let first = agent::OutputRequest { process: Some(process(&container.id)), offset };
-        ack.send(first).await.map_err(|_| Error::Internal("the output stream is closed".into()))?;
-        let output = agent
-            .output(tonic::Request::new(ReceiverStream::new(acks)))
-            .await
-            .map_err(|status| guest::refusal("the guest gives no output", status))?
-            .into_inner();
+        let mut writer = Writer {
+            node: node.clone(),
+            container: container.clone(),
+            agent,
+            sink,
+            journal,
+            encoder,
+            offset,
+        };
+        let stream =
+            writer.connect().await.map_err(|status| guest::refusal("the guest gives no output", status))?;
         let (reopen, reopens) = mpsc::channel(4);
         let (finished, done) = oneshot::channel();
-        let writer = Writer { sink, journal, encoder, offset, ack, id: container.id.clone() };
         tokio::spawn(async move {
-            writer.run(output, reopens).await;
+            writer.run(stream, reopens).await;
             let _ = finished.send(());
         });
         Ok((Logger { reopen }, done))
+    }
+
+    /// Refuses a container whose log cannot be written.
+    pub fn check(node: &Node, record: &ContainerRecord) -> Result<()> {
+        Sink::of(node, record).open()
     }
 
     /// Closes the log and opens it again by its name, as after a rotation.
@@ -77,6 +83,12 @@ struct Sink {
 }
 
 impl Sink {
+    fn of(node: &Node, record: &ContainerRecord) -> Sink {
+        let config = node.pod(&record.sandbox_id).ok().and_then(|pod| pod.record().config);
+        let directory = config.map(|config| config.log_directory).unwrap_or_default();
+        Sink { directory, path: record.log_path.clone(), file: None }
+    }
+
     fn open(&mut self) -> Result<()> {
         if !self.path.is_empty() {
             self.file = Some(log_path::open(&self.directory, &self.path)?);
@@ -97,35 +109,48 @@ impl Sink {
     }
 }
 
+/// The output as the agent streams it, and where it is told what has been written.
+struct Stream {
+    chunks: tonic::Streaming<agent::OutputChunk>,
+    ack: mpsc::Sender<agent::OutputRequest>,
+}
+
 struct Writer {
+    node: Arc<Node>,
+    container: Arc<Container>,
+    agent: Guest,
     sink: Sink,
     journal: Journal,
     encoder: LogEncoder,
     /// Bytes of the output that have been taken.
     offset: u64,
-    ack: mpsc::Sender<agent::OutputRequest>,
-    id: String,
 }
 
 impl Writer {
-    async fn run(
-        mut self,
-        mut output: tonic::Streaming<agent::OutputChunk>,
-        mut reopens: mpsc::Receiver<oneshot::Sender<Result<()>>>,
-    ) {
+    /// Asks the agent for the output from where it was left.
+    async fn connect(&mut self) -> std::result::Result<Stream, tonic::Status> {
+        let (ack, acks) = mpsc::channel(16);
+        let first = agent::OutputRequest { process: Some(process(&self.container.id)), offset: self.offset };
+        ack.send(first).await.map_err(|_| tonic::Status::internal("the output stream is closed"))?;
+        let request = tonic::Request::new(ReceiverStream::new(acks));
+        let chunks = self.agent.output(request).await?.into_inner();
+        Ok(Stream { chunks, ack })
+    }
+
+    async fn run(mut self, mut stream: Stream, mut reopens: mpsc::Receiver<oneshot::Sender<Result<()>>>) {
         loop {
             tokio::select! {
                 Some(answer) = reopens.recv() => {
                     let _ = answer.send(self.sink.open());
                 }
-                chunk = output.message() => match chunk {
+                chunk = stream.chunks.message() => match chunk {
                     Ok(Some(chunk)) if chunk.eof => break,
-                    Ok(Some(chunk)) => self.chunk(chunk).await,
+                    Ok(Some(chunk)) => self.chunk(&stream, chunk).await,
                     Ok(None) => break,
-                    Err(status) => {
-                        tracing::warn!(container = self.id, "the output stream broke: {}", status.code());
-                        break;
-                    }
+                    Err(status) => match self.reconnect(&status).await {
+                        Some(again) => stream = again,
+                        None => break,
+                    },
                 },
             }
         }
@@ -134,7 +159,21 @@ impl Writer {
         self.write(&lines);
     }
 
-    async fn chunk(&mut self, chunk: agent::OutputChunk) {
+    /// After a break the stream goes on where it was, as long as the pod lives.
+    async fn reconnect(&mut self, broken: &tonic::Status) -> Option<Stream> {
+        let mut status = broken.clone();
+        while is_break(&status) && self.node.pod_is_live(&self.container).await {
+            tracing::warn!(container = self.container.id, "the output stream broke: {}", status.message());
+            tokio::time::sleep(RETRY).await;
+            match self.connect().await {
+                Ok(stream) => return Some(stream),
+                Err(again) => status = again,
+            }
+        }
+        None
+    }
+
+    async fn chunk(&mut self, stream: &Stream, chunk: agent::OutputChunk) {
         let end = chunk.offset.saturating_add(chunk.data.len() as u64);
         // What the agent sends is the guest's word: bytes that were taken already are not taken again.
         let known = self.offset.saturating_sub(chunk.offset);
@@ -145,23 +184,28 @@ impl Writer {
         let mut lines = Vec::with_capacity(data.len() * 2);
         self.encoder.push(chunk.stream(), data, &timestamp(), &mut lines);
         self.write(&lines);
-        let _ = self.ack.send(agent::OutputRequest { process: None, offset: self.offset }).await;
+        let _ = stream.ack.send(agent::OutputRequest { process: None, offset: self.offset }).await;
     }
 
     fn write(&mut self, lines: &[u8]) {
         if self.sink.file.is_none()
             && let Err(e) = self.sink.open()
         {
-            tracing::error!(container = self.id, "{e}");
+            tracing::error!(container = self.container.id, "{e}");
         }
         if let Err(e) = self.journal.intend(self.sink.file.as_ref(), lines.len(), self.offset, &self.encoder)
         {
-            tracing::error!(container = self.id, "the log's journal: {e}");
+            tracing::error!(container = self.container.id, "the log's journal: {e}");
         }
         if let Err(e) = self.sink.append(lines) {
-            tracing::error!(container = self.id, "output is lost: {e}");
+            tracing::error!(container = self.container.id, "output is lost: {e}");
         }
     }
+}
+
+/// Whether a call failed on its way, so that the agent may still know the process.
+pub fn is_break(status: &tonic::Status) -> bool {
+    matches!(status.code(), tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled)
 }
 
 /// Now in the log's form; the host's clock, as the guest's is the tenant's to set.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use husk_proto::agent;
 
+use super::logger::{RETRY, is_break};
 use super::{Logger, process};
 use crate::error::{Error, Result};
 use crate::guest::{self, Guest};
@@ -28,6 +29,7 @@ impl Node {
             )));
         }
         let live = self.pod(&record.sandbox_id)?.live().await?;
+        Logger::check(self, &record)?;
         let mut agent = live.guest.clone();
         let request = guest::request(agent::StartContainerRequest { id: container.id.clone() });
         if let Err(status) = agent.start_container(request).await {
@@ -48,9 +50,7 @@ impl Node {
         *lock(&container.logger) = Some(logger);
         let (node, container) = (self.clone(), container.clone());
         tokio::spawn(async move {
-            let request = agent::WaitRequest { process: Some(process(&container.id)) };
-            let waited = agent.wait(tonic::Request::new(request)).await;
-            let exit = waited.ok().and_then(|answer| answer.into_inner().exit);
+            let exit = node.wait_for_exit(&container, &mut agent).await;
             if tokio::time::timeout(DRAIN, logged).await.is_err() {
                 tracing::warn!(container = container.id, "the output did not end with the process");
             }
@@ -92,7 +92,22 @@ impl Node {
         })
     }
 
-    async fn pod_is_live(&self, container: &Container) -> bool {
+    /// How the process ended, asked again after each broken connection; `None` when the agent cannot tell.
+    async fn wait_for_exit(&self, container: &Container, agent: &mut Guest) -> Option<agent::ExitStatus> {
+        loop {
+            let request = agent::WaitRequest { process: Some(process(&container.id)) };
+            match agent.wait(tonic::Request::new(request)).await {
+                Ok(answer) => return answer.into_inner().exit,
+                Err(status) if is_break(&status) && self.pod_is_live(container).await => {
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Whether the container's pod has a VM that runs.
+    pub async fn pod_is_live(&self, container: &Container) -> bool {
         match self.pod(&container.record().sandbox_id) {
             Ok(pod) => pod.live().await.is_ok_and(|live| !live.vm.process.is_gone()),
             Err(_) => false,

@@ -118,7 +118,7 @@ pub async fn run_refuses(bed: Arc<Bed>) {
         ("oci:/no/such/layout:x", "true", "/no/such/layout"),
         (&absent, "true", "no-such-image"),
         (&arm, "true", "arm64"),
-        ("UPPER/case", "true", "UPPER/case"),
+        ("husk/UPPER", "true", "husk/UPPER"),
         ("docker.io/husk/nothing", "true", "husk/nothing"),
         (&layout, "no-such-command", "no-such-command"),
     ] {

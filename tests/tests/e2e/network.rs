@@ -33,18 +33,26 @@ async fn wait_get(address: &str, path: &str) -> String {
     wait_for(&format!("HTTP from {address}"), LISTEN_LIMIT, || async { get(address, path) }).await
 }
 
-/// What a container gets by wget, tried until the server listens.
-fn fetch(url: &str) -> String {
-    format!("n=0; until wget -q -T 3 -O - {url}; do n=$((n + 1)); [ $n -lt 50 ] || exit 1; sleep 0.2; done")
+/// A command that prints what a server on `address`:`port` sends, tried until it listens.
+///
+/// By nc, for Debian's static busybox cannot look names up: its wget crashes on any host.
+fn receive(address: &str, port: u16) -> String {
+    format!("n=0; until nc {address} {port}; do n=$((n + 1)); [ $n -lt 50 ] || exit 1; sleep 0.2; done")
+}
+
+/// A command that prints the body of a web server's file.
+fn fetch(address: &str, port: u16) -> String {
+    format!("request() {{ printf 'GET /file HTTP/1.0\\r\\n\\r\\n'; }}; n=0
+        until request | nc {address} {port} >/tmp/got; do n=$((n + 1)); [ $n -lt 50 ] || exit 1; sleep 0.2; done
+        sed '1,/^\r$/d' /tmp/got")
 }
 
 /// Two containers of a pod share its network, and nothing else.
 pub async fn containers_share_localhost(bed: Arc<Bed>) {
     let pod = bed.pod(pod("localhost")).await;
     let serving = pod.start(server("127.0.0.1:8080", "by-localhost")).await;
-    let other = pod
-        .start(container("client", &format!("{}; hostname; sleep 3600", fetch("http://127.0.0.1:8080/file"))))
-        .await;
+    let other =
+        pod.start(container("client", &format!("{}; hostname; sleep 3600", fetch("127.0.0.1", 8080)))).await;
     other.wait_log("by-localhost\n").await;
     assert_eq!(serving.exec("hostname").await, other.exec("hostname").await);
     assert_eq!(
@@ -71,8 +79,8 @@ pub async fn pods_reach_each_other_and_the_host(bed: Arc<Bed>) {
     assert_eq!(wait_get(&format!("{second_ip}:8080"), "/file").await, "by-second\n");
 
     step("each pod to the other");
-    assert_eq!(first.output(&fetch(&format!("http://{second_ip}:8080/file"))).await, "by-second\n");
-    assert_eq!(second.output(&fetch(&format!("http://{first_ip}:8080/file"))).await, "by-first\n");
+    assert_eq!(first.output(&fetch(&second_ip, 8080)).await, "by-second\n");
+    assert_eq!(second.output(&fetch(&first_ip, 8080)).await, "by-first\n");
 
     step("a pod to the host, on the bridge and over the default route");
     sh("ip address replace 192.0.2.1/32 dev lo");
@@ -85,7 +93,7 @@ pub async fn pods_reach_each_other_and_the_host(bed: Arc<Bed>) {
             let _ = stream.read(&mut request);
             stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nby-host\n").expect("answer");
         });
-        assert_eq!(first.output(&format!("wget -q -T 10 -O - http://{ip}:{port}/")).await, "by-host\n");
+        assert_eq!(first.output(&fetch(ip, port)).await, "by-host\n");
         served.join().expect("the host's server");
     }
     sh("ip address del 192.0.2.1/32 dev lo");
@@ -158,9 +166,9 @@ pub async fn names_and_resolver(bed: Arc<Bed>) {
 /// Offloads and MTU are right: what was sent arrives, bit for bit.
 pub async fn much_data_between_pods(bed: Arc<Bed>) {
     let (from, to) = tokio::join!(bed.pod(pod("from")), bed.pod(pod("to")));
-    let line = "mkdir /www; head -c 20000000 /dev/urandom >/www/file; sha256sum </www/file; exec httpd -f -p 80 -h /www";
+    let line = "mkdir /www; head -c 20000000 /dev/urandom >/www/file; sha256sum </www/file; exec nc -l -p 80 -e cat /www/file";
     let serving = from.start(container("server", line)).await;
     serving.wait_log("-\n").await;
-    let got = to.output(&format!("{} | sha256sum", fetch(&format!("http://{}/file", from.ip().await)))).await;
+    let got = to.output(&format!("({}) </dev/null | sha256sum", receive(&from.ip().await, 80))).await;
     assert_eq!(got, serving.text());
 }

@@ -296,7 +296,7 @@ pub async fn isolation(bed: Arc<Bed>) {
     // The default 14 capabilities, as of linux/capability.h.
     assert_eq!(field("CapBnd:"), "00000000a80425fb");
     let (container, _) =
-        pod.complete(container("sysctl", "echo 1 >/proc/sys/kernel/panic; mount -t tmpfs x /mnt")).await;
+        pod.complete(container("sysctl", "echo 1 >/proc/sys/kernel/panic; mount -t tmpfs x /tmp")).await;
     let text = container.text();
     assert!(text.contains("Read-only file system") && text.contains("ermission denied"), "{text}");
     neighbour.remove().await;
