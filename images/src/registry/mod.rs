@@ -98,12 +98,15 @@ impl Repository {
 struct Failures(Option<ImageError>);
 
 impl Failures {
-    /// The last failure counts: it is the registry's own, whose word stands above its mirrors'.
+    /// The last failure counts, the registry's own, whose word stands above its mirrors'; unless it could not be
+    /// asked and one of them could.
     fn add(&mut self, endpoint: &Endpoint, error: ImageError) {
         if endpoint.is_mirror() && !matches!(error, ImageError::NotFound(_)) {
             tracing::warn!(mirror = endpoint.name(), "a mirror fails: {error}");
         }
-        self.0 = Some(error);
+        if self.0.is_none() || !matches!(error, ImageError::Unavailable { .. }) {
+            self.0 = Some(error);
+        }
     }
 
     fn into_error(self, what: &str) -> ImageError {

@@ -1,5 +1,6 @@
 //! The content store: layers by diff-id, images by the digest of their configuration.
 
+mod fetch;
 mod files;
 mod index;
 mod locks;

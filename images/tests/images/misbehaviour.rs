@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::server::{End, Reply, Server, blob_in, spoil};
 use crate::support::layout::{Compression, Layout, digest, digest_of, one_file, simple};
-use crate::support::{assert_empty, config, extract, store, stored};
+use crate::support::{assert_counts, assert_empty, config, extract, store, stored};
 
 /// A layer's content that is no small thing to send.
 const LARGE: [u8; 400_000] = [b'x'; 400_000];
@@ -236,7 +236,7 @@ async fn one_image_pulled_many_times_at_once_is_fetched_once() {
     }
     assert_eq!(server.count(&large()), 1);
     assert_eq!(store.list().unwrap().len(), 2);
-    assert_eq!(stored(dir.path()).map(|names| names.len()), [2, 2, 0]);
+    assert_counts(dir.path(), [2, 2, 0]);
 }
 
 #[tokio::test]

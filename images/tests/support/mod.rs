@@ -13,7 +13,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use husk_images::{ImageStore, Progress, RegistryConfig, Step};
 
@@ -71,9 +71,23 @@ pub fn stored(dir: &Path) -> [Vec<String>; 3] {
     })
 }
 
-/// Fails unless the store in `dir` holds no content at all.
+/// Fails unless the store in `dir` soon holds that many layers, images, and pieces of unfinished work: what a
+/// failed pull was writing is finished and removed in the background.
+pub fn assert_counts(dir: &Path, expected: [usize; 3]) {
+    let begun = Instant::now();
+    loop {
+        let found = stored(dir);
+        if found.each_ref().map(Vec::len) == expected {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{found:?} instead of {expected:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Fails unless the store in `dir` is soon without any content.
 pub fn assert_empty(dir: &Path) {
-    assert_eq!(stored(dir), [vec![], vec![], vec![] as Vec<String>]);
+    assert_counts(dir, [0, 0, 0]);
 }
 
 /// Keeps a pull's steps.
