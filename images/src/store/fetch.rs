@@ -122,7 +122,7 @@ impl Inner {
         Ok(verdict)
     }
 
-    fn publish_layer(&self, scratch: Scratch, diff_id: &str, record: &LayerRecord) -> Result<()> {
+    pub(super) fn publish_layer(&self, scratch: Scratch, diff_id: &str, record: &LayerRecord) -> Result<()> {
         scratch.sync()?;
         let _unchanged = self.pins.lock();
         if self.index.layer(diff_id)?.is_none() {

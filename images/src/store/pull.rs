@@ -134,7 +134,7 @@ impl Inner {
         self.view_by_id(id)
     }
 
-    fn publish_image(
+    pub(super) fn publish_image(
         &self,
         scratch: Scratch,
         id: &str,

@@ -1,1 +1,279 @@
+//! Images made to do harm: each fails cleanly or is contained in its own disk.
 
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use husk_images::convert::Limits;
+use husk_images::{Image, ImageError, ImageStore, RegistryConfig};
+use serde_json::{Value, json};
+
+use crate::support::archive::{archive, pax};
+use crate::support::layout::{Compression, Layout, digest, one_file};
+use crate::support::{assert_empty, config, extract, stored};
+
+/// Budgets that tests can exceed in no time.
+fn small() -> RegistryConfig {
+    let limits = Limits { entries: 5000, ratio_floor: 4 << 20, ratio: 20, ..Limits::default() };
+    RegistryConfig { limits, ..config() }
+}
+
+/// A place with nothing but a layout and a store, whose image is what the test makes of the layout.
+struct Bed {
+    dir: tempfile::TempDir,
+    layout: Layout,
+    store: ImageStore,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&dir.path().join("layout"));
+        let store = ImageStore::open(&dir.path().join("store"), small()).unwrap();
+        fs::write(dir.path().join("outside"), "untouched").unwrap();
+        Self { dir, layout, store }
+    }
+
+    async fn import(&mut self, descriptor: Value) -> Result<Image, ImageError> {
+        self.layout.tag("test", descriptor);
+        let result = self.store.import_layout(&self.layout.dir, Some("test")).await;
+        self.nothing_escaped();
+        result
+    }
+
+    async fn layers(&mut self, layers: &[&[u8]]) -> Result<Image, ImageError> {
+        let layers: Vec<_> = layers.iter().map(|layer| (*layer, Compression::None)).collect();
+        self.import(self.layout.image(&layers, "amd64", json!({}))).await
+    }
+
+    fn nothing_escaped(&self) {
+        assert_eq!(fs::read_to_string(self.dir.path().join("outside")).unwrap(), "untouched");
+        let mut found: Vec<_> =
+            fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        found.sort();
+        assert_eq!(found, ["layout", "outside", "store"]);
+    }
+}
+
+/// Imports an image of those layers, which must fail and leave nothing.
+async fn refused(layers: &[&[u8]]) -> ImageError {
+    let mut bed = Bed::new();
+    let error = bed.layers(layers).await.expect_err("accepted");
+    assert_empty(bed.dir.path());
+    error
+}
+
+async fn corrupt(layers: &[&[u8]], says: &str) {
+    let error = refused(layers).await;
+    assert!(matches!(&error, ImageError::Corrupt(what) if what.contains(says)), "{says}: {error}");
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+#[tokio::test]
+async fn names_that_lead_out_are_refused() {
+    for name in ["../outside", "a/../../outside", "..", "/../outside", "a/.."] {
+        corrupt(&[&archive(&[(name, b'0', b"x")])], "..").await;
+        corrupt(&[&archive(&[(name, b'5', b"")])], "..").await;
+        corrupt(&[&archive(&[("link", b'1', name.as_bytes())])], "..").await;
+        corrupt(&[&archive(&[("h", b'x', &pax("path", name)), ("short", b'0', b"x")])], "..").await;
+        corrupt(&[&archive(&[("h", b'L', name.as_bytes()), ("short", b'0', b"x")])], "..").await;
+    }
+    corrupt(&[&archive(&[("h", b'x', &pax("path", "a\0b")), ("short", b'0', b"x")])], "NUL").await;
+    corrupt(&[&archive(&[(&"n".repeat(80), b'0', b""), ("h", b'L', &[b'n'; 256]), ("s", b'0', b"")])], "255")
+        .await;
+    corrupt(&[&archive(&[("h", b'L', &b"ab/".repeat(1500)), ("s", b'0', b"")])], "4095").await;
+}
+
+#[tokio::test]
+async fn absolute_names_and_links_stay_inside_the_image() {
+    let mut bed = Bed::new();
+    let outside = bed.dir.path().join("outside");
+    let dir = bed.dir.path().to_str().unwrap().to_owned();
+    let up = "../".repeat(20) + &dir[1..];
+    let lower = archive(&[
+        (outside.to_str().unwrap(), b'0', b"absolute"),
+        ("absolute", b'2', dir.as_bytes()),
+        ("relative", b'2', up.as_bytes()),
+        ("in", b'2', b"/proc/self/root"),
+    ]);
+    let upper = archive(&[
+        ("absolute/one", b'0', b"1"),
+        ("relative/two", b'0', b"2"),
+        ("in/three", b'0', b"3"),
+        ("hard", b'1', b"absolute/outside"),
+    ]);
+    let image = bed.layers(&[&lower, &upper]).await.unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let found = extract(&bed.store, &image.id, out.path());
+    let inside = found.join(&dir[1..]);
+    assert_eq!(read(&inside.join("outside")), "absolute");
+    assert_eq!((read(&inside.join("one")), read(&inside.join("two"))), ("1".into(), "2".into()));
+    assert_eq!(read(&found.join("proc/self/root/three")), "3");
+    assert_eq!(read(&found.join("hard")), "absolute");
+    bed.nothing_escaped();
+}
+
+#[tokio::test]
+async fn hard_links_lead_to_files_of_the_image_only() {
+    corrupt(&[&archive(&[("h", b'1', b"/etc/passwd")])], "no file").await;
+    corrupt(&[&archive(&[("e", b'2', b"/etc"), ("h", b'1', b"e/passwd")])], "no file").await;
+    corrupt(&[&archive(&[("d/", b'5', b""), ("h", b'1', b"d")])], "no file").await;
+    corrupt(&[&archive(&[("h", b'1', b"h")])], "no file").await;
+    corrupt(&[&archive(&[("h", b'1', b"/")])], "root").await;
+    corrupt(&[&archive(&[("a", b'2', b"b"), ("b", b'2', b"a"), ("a/x", b'0', b"")])], "symbolic links").await;
+}
+
+#[tokio::test]
+async fn whiteouts_remove_nothing_but_what_they_name() {
+    let lower = archive(&[("d/keep", b'0', b"x"), ("link", b'2', b"d")]);
+    for name in [".wh.", ".wh..", ".wh...", "d/.wh..", "d/.wh...", ".wh.d/x", "d/.wh.x/.wh.y"] {
+        corrupt(&[&lower, &archive(&[(name, b'0', b"")])], "whiteout").await;
+    }
+    for name in ["link/.wh.keep", "link/.wh..wh..opq"] {
+        corrupt(&[&lower, &archive(&[(name, b'0', b"")])], "whiteout goes through").await;
+    }
+    corrupt(&[&lower, &archive(&[("../.wh.outside", b'0', b"")])], "..").await;
+    let mut bed = Bed::new();
+    let odd = archive(&[(".wh..wh.plnk", b'0', b""), ("d/keep/.wh.x", b'0', b""), (".wh.none", b'0', b"")]);
+    let image = bed.layers(&[&lower, &odd]).await.unwrap();
+    let out = tempfile::tempdir().unwrap();
+    assert_eq!(read(&extract(&bed.store, &image.id, out.path()).join("d/keep")), "x");
+    // The root's own contents may go: the image is empty then, and nothing else is.
+    let mut bed = Bed::new();
+    let image = bed.layers(&[&lower, &archive(&[(".wh..wh..opq", b'0', b"")])]).await.unwrap();
+    let out = tempfile::tempdir().unwrap();
+    assert_eq!(fs::read_dir(extract(&bed.store, &image.id, out.path())).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn of_entries_with_one_name_the_last_counts() {
+    let mut bed = Bed::new();
+    let tar = archive(&[
+        ("f", b'0', b"first"),
+        ("f", b'0', b"second"),
+        ("d/x", b'0', b"x"),
+        ("d", b'0', b"file now"),
+        ("l", b'2', b"f"),
+        ("l", b'0', b"no link now"),
+        ("./f", b'0', b"third"),
+    ]);
+    let image = bed.layers(&[&tar]).await.unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let found = extract(&bed.store, &image.id, out.path());
+    let texts = ["f", "d", "l"].map(|name| read(&found.join(name)));
+    assert_eq!(texts, ["third", "file now", "no link now"]);
+    let device = archive(&[("null", b'3', b""), ("null/x", b'0', b"")]);
+    corrupt(&[&archive(&[("f", b'0', b"x"), ("f/x", b'0', b"")])], "directory").await;
+    // A whiteout device is dropped, so a directory takes its place.
+    assert!(Bed::new().layers(&[&device]).await.is_ok());
+}
+
+#[tokio::test]
+async fn sizes_that_lie_are_refused() {
+    let good = archive(&[("f", b'0', &[1; 1000])]);
+    for cut in [100, 512, 700, 1535] {
+        corrupt(&[&good[..cut]], "middle").await;
+    }
+    // A size of 8 GiB less one byte, of which nothing comes.
+    let mut huge = good.clone();
+    huge[124..136].copy_from_slice(b"77777777777\0");
+    corrupt(&[&huge], "checksum").await;
+    crate::support::archive::seal(&mut huge);
+    corrupt(&[&huge], "middle").await;
+    for size in ["9223372036854775807", "18446744073709551615", "99999999999999999999", "-1"] {
+        let tar = archive(&[("h", b'x', &pax("size", size)), ("f", b'0', b"x")]);
+        let error = refused(&[&tar]).await;
+        assert!(matches!(error, ImageError::Corrupt(_) | ImageError::TooLarge(_)), "{size}: {error}");
+    }
+    for size in [0, 1, u64::MAX] {
+        let mut bed = Bed::new();
+        let tar = one_file("a", b"b");
+        let mut layer = bed.layout.layer(&tar, Compression::None);
+        layer["size"] = size.into();
+        let error = bed.import(with_layers(&bed.layout, &[layer], &[digest(&tar)])).await.unwrap_err();
+        assert!(matches!(error, ImageError::Corrupt(_) | ImageError::TooLarge(_)), "{size}: {error}");
+        assert_empty(bed.dir.path());
+    }
+}
+
+/// An image of those layers whose configuration has those diff-ids.
+fn with_layers(layout: &Layout, layers: &[Value], diff_ids: &[String]) -> Value {
+    let config =
+        json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}});
+    let config = layout.blob("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes());
+    layout.manifest(&config, layers, "amd64")
+}
+
+#[tokio::test]
+async fn bombs_are_defused() {
+    let zeros = archive(&[("zeros", b'0', &vec![0; 64 << 20])]);
+    for compression in [Compression::Gzip, Compression::Zstd] {
+        let mut bed = Bed::new();
+        let error =
+            bed.import(bed.layout.image(&[(&zeros, compression)], "amd64", json!({}))).await.unwrap_err();
+        assert!(matches!(&error, ImageError::TooLarge(what) if what.contains("unpacks")), "{error}");
+        assert_empty(bed.dir.path());
+    }
+    let many: Vec<String> = (0..5001).map(|n| n.to_string()).collect();
+    let many: Vec<_> = many.iter().map(|name| (name.as_str(), b'0', &b""[..])).collect();
+    let error = refused(&[&archive(&many)]).await;
+    assert!(matches!(error, ImageError::TooLarge(_)), "{error}");
+    // Few entries, many directories.
+    let deep: Vec<String> = (0..100).map(|n| format!("{n}/") + &"d/".repeat(100)).collect();
+    let deep: Vec<_> =
+        deep.iter().flat_map(|name| [("h", b'L', name.as_bytes()), ("s", b'5', b"")]).collect();
+    let error = refused(&[&archive(&deep)]).await;
+    assert!(matches!(error, ImageError::TooLarge(_)), "{error}");
+    let error = refused(&[&archive(&[("h", b'L', &vec![b'n'; 2 << 20]), ("s", b'0', b"")])]).await;
+    assert!(matches!(error, ImageError::TooLarge(_)), "{error}");
+}
+
+#[tokio::test]
+async fn broken_compression_is_refused() {
+    let tar = archive(&[("f", b'0', &b"some text ".repeat(1000))]);
+    let mut window = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+    window.window_log(28).unwrap();
+    window.write_all(&tar).unwrap();
+    let mut cases = vec![window.finish().unwrap()];
+    for compression in [Compression::Gzip, Compression::Zstd] {
+        let bed = Bed::new();
+        let whole = bed.layout.layer(&tar, compression);
+        let mut bytes = fs::read(bed.layout.blob_path(whole["digest"].as_str().unwrap())).unwrap();
+        cases.push(bytes[..bytes.len() / 2].to_vec());
+        cases.push(bytes[..6].to_vec());
+        let middle = bytes.len() / 2;
+        bytes[middle..middle + 20].fill(0xff);
+        cases.push(bytes);
+    }
+    for bytes in cases {
+        let mut bed = Bed::new();
+        let layer = bed.layout.blob("application/vnd.oci.image.layer.v1.tar+zstd", &bytes);
+        let error = bed.import(with_layers(&bed.layout, &[layer], &[digest(&tar)])).await.unwrap_err();
+        assert!(matches!(error, ImageError::Corrupt(_)), "{error}");
+        assert_empty(bed.dir.path());
+    }
+}
+
+#[tokio::test]
+async fn layers_must_be_what_the_configuration_says() {
+    let mut bed = Bed::new();
+    let (one, two) = (one_file("a", b"1"), one_file("a", b"2"));
+    let layers = [bed.layout.layer(&one, Compression::Gzip), bed.layout.layer(&two, Compression::Gzip)];
+    let (first, second) = (digest(&one), digest(&two));
+    let wrong: [&[String]; 4] = [
+        &[second.clone(), first.clone()],
+        &[first.clone()],
+        &[first.clone(), second.clone(), second.clone()],
+        &[first.clone(), "sha256:../../../outside".into()],
+    ];
+    for diff_ids in wrong {
+        let error = bed.import(with_layers(&bed.layout, &layers, diff_ids)).await.unwrap_err();
+        assert!(matches!(error, ImageError::Corrupt(_)), "{error}");
+        assert_empty(bed.dir.path());
+    }
+    bed.import(with_layers(&bed.layout, &layers, &[first, second])).await.unwrap();
+    assert_eq!(stored(bed.dir.path())[0].len(), 2);
+}

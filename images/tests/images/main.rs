@@ -5,9 +5,12 @@
 mod support;
 
 mod docker_registry;
+mod intruder;
 mod server;
 
+mod confinement;
 mod differential;
+mod documents;
 mod hostile;
 mod import;
 mod mirrors;

@@ -1,1 +1,167 @@
+//! Workers that die, lie or dawdle in the place of `husk-convert`.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use husk_images::convert::Limits;
+use husk_images::{Image, ImageError, ImageStore, RegistryConfig};
+
+use crate::support::archive::archive;
+use crate::support::layout::{Compression, Layout, digest, one_file, simple};
+use crate::support::{assert_empty, config};
+
+/// Imports a small image, or one larger than a pipe, with the shell script `worker`, which has the real one's
+/// path in `$REAL`.
+async fn import(dir: &Path, worker: &str, content: &[u8]) -> Result<Image, ImageError> {
+    let program = dir.join("worker");
+    let real = env!("CARGO_BIN_EXE_husk-convert");
+    fs::write(
+        &program,
+        format!("#!/bin/sh\nREAL='{real}'\necho $$ >>'{}'\n{worker}\n", dir.join("pids").display()),
+    )
+    .unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let layout = simple(dir, &[("file", content)]);
+    let limits = Limits { cpu_seconds: 1, ..Limits::default() };
+    let config = RegistryConfig { worker: program, stall: Duration::from_millis(500), limits, ..config() };
+    let store = ImageStore::open(&dir.join("store"), config).unwrap();
+    store.import_layout(&layout.dir, None).await
+}
+
+/// The same, which must fail soon and leave neither content nor a process.
+async fn fails(worker: &str, content: &[u8]) -> ImageError {
+    let dir = tempfile::tempdir().unwrap();
+    let begun = Instant::now();
+    let error = import(dir.path(), worker, content).await.expect_err(worker);
+    assert!(begun.elapsed() < Duration::from_secs(8), "{worker:?} took {:?}", begun.elapsed());
+    assert_empty(dir.path());
+    for pid in fs::read_to_string(dir.path().join("pids")).unwrap().lines() {
+        let stat = format!("/proc/{pid}/stat");
+        while fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+            assert!(begun.elapsed() < Duration::from_secs(8), "{worker:?} still runs");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    error
+}
+
+const SMALL: &[u8] = b"small";
+const LARGE: &[u8] = &[1; 300_000];
+
+#[tokio::test]
+async fn the_real_one_works_from_a_script() {
+    let dir = tempfile::tempdir().unwrap();
+    import(dir.path(), r#"exec "$REAL" "$@""#, LARGE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_is_an_error() {
+    for content in [SMALL, LARGE] {
+        for worker in [
+            "kill -KILL $$",
+            "kill -SEGV $$",
+            "exit 3",
+            "cat >/dev/null; kill -SYS $$",
+            "head -c 9; kill -KILL $$",
+        ] {
+            let error = fails(worker, content).await;
+            assert!(
+                matches!(&error, ImageError::Io { what, .. } if what.contains("died")),
+                "{worker}: {error}"
+            );
+        }
+        for worker in ["kill -ABRT $$", "kill -XCPU $$", "cat >/dev/null; kill -XFSZ $$"] {
+            let error = fails(worker, content).await;
+            assert!(matches!(error, ImageError::TooLarge(_)), "{worker}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_talks_nonsense_is_an_error() {
+    let diff_id = digest(&one_file("file", SMALL));
+    let layer = |diff_id: &str, data: &str, tree: u64| {
+        format!(
+            r#"cat >/dev/null; echo '{{"Layer":{{"diff_id":"{diff_id}","data_len":{data},"tree_len":{tree},"entries":1}}}}'"#
+        )
+    };
+    for worker in [
+        "cat >/dev/null",
+        "cat >/dev/null; echo nonsense",
+        "cat >/dev/null; echo '{\"Layer\":'",
+        "cat >/dev/null; exec yes",
+        "exec yes",
+        "cat >/dev/null; head -c 100000 /dev/zero",
+        "cat >/dev/null; echo '{\"Image\":{\"meta_len\":4096}}'",
+        &layer(&diff_id, "4096", 0),
+        &layer(&diff_id, "18446744073709551615", 0),
+        &layer(&diff_id, "0", 1 << 63),
+        &layer(&diff_id, "-1", 0),
+        // What it wrote is as long as it says, but nothing that it may be.
+        &(layer(&diff_id, "5", 0) + "; printf wrong >&3"),
+        // The answer comes before the layer was read.
+        &layer(&diff_id, "0", 0).replace("cat >/dev/null; ", "exec 0<&-; "),
+        // The image's metadata instead of the layer's is asked for later.
+        &format!("case \"$1\" in *Image*) {};; *) exec \"$REAL\" \"$@\";; esac", layer(&diff_id, "0", 0)),
+        "case \"$1\" in *Image*) echo '{\"Image\":{\"meta_len\":4096}}';; *) exec \"$REAL\" \"$@\";; esac",
+        "case \"$1\" in *Image*) echo '{\"Image\":{\"meta_len\":0}}';; *) exec \"$REAL\" \"$@\";; esac",
+    ] {
+        let error = fails(worker, SMALL).await;
+        assert!(
+            matches!(&error, ImageError::Io { what, .. } if what.contains("conversion worker")),
+            "{worker}: {error}"
+        );
+    }
+    // A layer that is not the one it should be is the image's fault, as far as anyone can tell.
+    let error = fails(&layer(&digest(b"other"), "0", 0), SMALL).await;
+    assert!(matches!(error, ImageError::Corrupt(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_worker_that_does_nothing_is_ended() {
+    let image = r#"case "$1" in *Image*) exec sleep 1000;; *) exec "$REAL" "$@";; esac"#;
+    for (worker, content) in [
+        ("exec sleep 1000", SMALL),
+        ("exec sleep 1000", LARGE),
+        ("exec yes", LARGE),
+        ("cat >/dev/null; exec sleep 1000", LARGE),
+        ("exec >&-; exec sleep 1000", SMALL),
+        (image, SMALL),
+    ] {
+        let error = fails(worker, content).await;
+        assert!(
+            matches!(&error, ImageError::Io { what, .. } if what.contains("no progress")),
+            "{worker}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_is_missing_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = simple(dir.path(), &[("a", b"b")]);
+    let config = RegistryConfig { worker: "/no/such/husk-convert".into(), ..config() };
+    let store = ImageStore::open(&dir.path().join("store"), config).unwrap();
+    let error = store.import_layout(&layout.dir, None).await.unwrap_err();
+    assert!(error.to_string().contains("/no/such/husk-convert"), "{error}");
+    assert_empty(dir.path());
+}
+
+#[tokio::test]
+async fn memory_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut layout = Layout::new(&dir.path().join("layout"));
+    let names: Vec<String> = (0..100_000).map(|n| format!("{n:0>90}")).collect();
+    let links: Vec<_> = names.iter().map(|name| (name.as_str(), b'2', name.as_bytes())).collect();
+    let image = layout.image(&[(&archive(&links), Compression::Zstd)], "amd64", serde_json::json!({}));
+    layout.tag("test", image);
+    let limits = Limits { memory: 24 << 20, ..Limits::default() };
+    let store = ImageStore::open(&dir.path().join("store"), RegistryConfig { limits, ..config() }).unwrap();
+    let error = store.import_layout(&layout.dir, None).await.unwrap_err();
+    assert!(matches!(&error, ImageError::TooLarge(what) if what.contains("memory")), "{error}");
+    assert_empty(dir.path());
+    drop(store);
+    crate::support::store(dir.path()).import_layout(&layout.dir, None).await.unwrap();
+}

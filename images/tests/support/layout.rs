@@ -102,9 +102,10 @@ impl Layout {
         descriptor
     }
 
-    /// Names a manifest or index.
+    /// Names a manifest or index, and it alone.
     pub fn tag(&mut self, name: &str, mut descriptor: Value) {
         descriptor["annotations"] = json!({"org.opencontainers.image.ref.name": name});
+        self.entries.retain(|entry| entry["annotations"] != descriptor["annotations"]);
         self.entries.push(descriptor);
         self.write_index();
     }

@@ -3,6 +3,7 @@
 // Each test program compiles all of it and uses its part.
 #![allow(dead_code)]
 
+pub mod archive;
 pub mod layers;
 pub mod layout;
 pub mod oracle;
