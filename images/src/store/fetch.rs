@@ -65,12 +65,17 @@ impl Inner {
         }
         let blob = layer.digest().to_string();
         let mut place = 0;
+        let mut wrong = None;
         let (scratch, verdict) = loop {
             let scratch = self.files.scratch()?;
             let mut content = source.blob(&blob, layer.size(), place)?;
             match self.convert(&mut content, layer, &scratch, progress).await {
                 Ok(verdict) => break (scratch, verdict),
-                Err(error) => place = another_place(&content, &blob, error)?,
+                // That no other place can be asked says less than what is wrong with the last one's answer.
+                Err(error) => match wrong.take() {
+                    Some(wrong) if matches!(error, ImageError::Unavailable { .. }) => return Err(wrong),
+                    _ => (place, wrong) = another_place(&content, &blob, error)?,
+                },
             }
         };
         if verdict.diff_id != diff_id {
@@ -133,15 +138,19 @@ impl Inner {
     }
 }
 
-/// Where to fetch `blob` again after `error`. What does not have its digest says nothing of the image, only of
-/// the mirror that it came from.
-fn another_place(content: &Content<'_>, blob: &str, error: ImageError) -> Result<usize> {
+/// Where to fetch `blob` again after `error`, and that error. What does not have its digest says nothing of the
+/// image, only of the mirror that it came from.
+fn another_place(
+    content: &Content<'_>,
+    blob: &str,
+    error: ImageError,
+) -> Result<(usize, Option<ImageError>)> {
     let of_content =
         matches!(error, ImageError::Corrupt(_) | ImageError::Unsupported(_) | ImageError::TooLarge(_));
     match content.next_place() {
         Some(place) if of_content && !content.matches(blob) => {
             tracing::warn!("a mirror's content is of no use: {error}");
-            Ok(place)
+            Ok((place, Some(error)))
         }
         _ => Err(error),
     }
