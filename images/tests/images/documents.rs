@@ -104,7 +104,7 @@ async fn digests_are_no_paths() {
     std::fs::write(bed.dir.path().join("secret"), "{}").unwrap();
     for digest in ["sha256:../../../secret", "sha256:", "sha512:../../secret", "../../secret", "md5:0", ""] {
         let entry = json!({"mediaType": MANIFEST, "digest": digest, "size": 2});
-        let error = bed.refused(bed.layout.index(&[entry.clone()])).await;
+        let error = bed.refused(bed.layout.index(std::slice::from_ref(&entry))).await;
         assert!(matches!(error, ImageError::Corrupt(_)), "{digest}: {error}");
         let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "layers": [],
             "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": 2}});

@@ -265,7 +265,7 @@ async fn layers_must_be_what_the_configuration_says() {
     let (first, second) = (digest(&one), digest(&two));
     let wrong: [&[String]; 4] = [
         &[second.clone(), first.clone()],
-        &[first.clone()],
+        std::slice::from_ref(&first),
         &[first.clone(), second.clone(), second.clone()],
         &[first.clone(), "sha256:../../../outside".into()],
     ];
@@ -274,6 +274,6 @@ async fn layers_must_be_what_the_configuration_says() {
         assert!(matches!(error, ImageError::Corrupt(_)), "{error}");
         assert_empty(bed.dir.path());
     }
-    bed.import(with_layers(&bed.layout, &layers, &[first, second])).await.unwrap();
+    bed.import(with_layers(&bed.layout, &layers, &[first.clone(), second])).await.unwrap();
     assert_eq!(stored(bed.dir.path())[0].len(), 2);
 }

@@ -11,7 +11,7 @@ use crate::support::layout::{Compression, Layout, digest, digest_of, one_file, s
 use crate::support::{assert_counts, assert_empty, config, extract, store, stored};
 
 /// A layer's content that is no small thing to send.
-const LARGE: [u8; 400_000] = [b'x'; 400_000];
+static LARGE: [u8; 400_000] = [b'x'; 400_000];
 
 async fn pull(store: &ImageStore, server: &Server) -> Result<Image, ImageError> {
     store.pull(&format!("{}/repo:test", server.host()), None, &Silent).await

@@ -152,15 +152,16 @@ async fn what_a_crash_left_is_swept() {
 
 #[tokio::test]
 async fn an_image_with_lost_files_is_forgotten_and_can_be_had_again() {
-    let lost: [&dyn Fn(&Path, &Image); 5] = [
-        &|root, _| fs::remove_dir_all(root.join("layers").join(hex("one", b"1"))).unwrap(),
-        &|root, _| {
+    type Lose = fn(&Path, &Image);
+    let lost: [Lose; 5] = [
+        |root, _| fs::remove_dir_all(root.join("layers").join(hex("one", b"1"))).unwrap(),
+        |root, _| {
             let data = root.join("layers").join(hex("one", b"1")).join("data");
             File::options().write(true).open(data).unwrap().set_len(1).unwrap();
         },
-        &|root, _| fs::remove_file(root.join("layers").join(hex("one", b"1")).join("tree")).unwrap(),
-        &|root, image| fs::remove_file(root.join("images").join(&image.id[7..]).join("config")).unwrap(),
-        &|root, image| fs::write(root.join("images").join(&image.id[7..]).join("meta"), b"").unwrap(),
+        |root, _| fs::remove_file(root.join("layers").join(hex("one", b"1")).join("tree")).unwrap(),
+        |root, image| fs::remove_file(root.join("images").join(&image.id[7..]).join("config")).unwrap(),
+        |root, image| fs::write(root.join("images").join(&image.id[7..]).join("meta"), b"").unwrap(),
     ];
     for lose in lost {
         let dir = tempfile::tempdir().unwrap();
