@@ -189,6 +189,19 @@ fn budgets_hold() {
 }
 
 #[test]
+fn a_full_disk_is_the_hosts_failure() {
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let tar = archive(&[("f", b'0', b"x")]);
+    let spare = tempfile::tempfile().unwrap();
+    for (data, tree) in [(&full(), &spare), (&spare, &full())] {
+        let error = convert_layer(&tar[..], data, tree, &Limits::default()).unwrap_err();
+        let ConvertError::Io { message, code } = &error else { panic!("{error}") };
+        assert_eq!(*code, Some(libc::ENOSPC), "{message}");
+        assert!(message.contains("writing a layer's"), "{message}");
+    }
+}
+
+#[test]
 fn overlay_attributes_and_whiteout_devices_are_dropped() {
     let records = [
         pax("SCHILY.xattr.trusted.overlay.opaque", "y"),

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::config::{Credentials, RegistryConfig};
 use crate::digest;
 use crate::error::{ImageError, Result};
-use crate::manifest::{ACCEPT, DOCUMENT_MAX};
+use crate::manifest::{self, ACCEPT, DOCUMENT_MAX};
 use crate::reference::{Reference, Version};
 
 pub(crate) use blob::Blob;
@@ -80,7 +80,11 @@ impl Repository {
                     Ok(()) => return Ok(bytes),
                     Err(error) => failures.add(endpoint, error),
                 },
-                Version::Tag(_) => return Ok(bytes),
+                // No digest says what a tag leads to, but a page of a portal or proxy is no manifest.
+                Version::Tag(_) => match manifest::parse(&bytes) {
+                    Ok(_) => return Ok(bytes),
+                    Err(error) => failures.add(endpoint, error.of(what)),
+                },
             }
         }
         Err(failures.into_error(what))

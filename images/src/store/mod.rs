@@ -177,7 +177,9 @@ impl Inner {
         let mut lost_images = BTreeSet::new();
         for (id, record) in &images {
             let dir = self.files.image(id)?;
-            let whole = has(dir.join("meta"), record.meta_len) && dir.join("config").is_file();
+            let config = std::fs::read(dir.join("config"));
+            let whole = has(dir.join("meta"), record.meta_len)
+                && config.is_ok_and(|config| digest::verify(&config, id).is_ok());
             if !whole || !record.layers.iter().all(|diff_id| layers.contains_key(diff_id)) {
                 lost_images.insert(id.clone());
             }

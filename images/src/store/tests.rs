@@ -9,8 +9,6 @@ use super::pins::Pinned;
 use super::*;
 use crate::digest::of;
 
-const CONFIG: &[u8] = br#"{"rootfs":{"type":"layers","diff_ids":[]}}"#;
-
 fn open(dir: &Path) -> ImageStore {
     ImageStore::open(dir, RegistryConfig::default()).unwrap()
 }
@@ -28,9 +26,10 @@ fn add_layer(store: &ImageStore, name: &str) -> String {
 
 /// Publishes an image of those layers, called `reference`; its id.
 fn add_image(store: &ImageStore, reference: &str, layers: &[&str]) -> String {
-    let id = of(reference.as_bytes());
+    let config = format!(r#"{{"author":"{reference}","rootfs":{{"type":"layers","diff_ids":[]}}}}"#);
+    let id = of(config.as_bytes());
     let scratch = store.inner.files.scratch().unwrap();
-    scratch.write("config", CONFIG).unwrap();
+    scratch.write("config", config.as_bytes()).unwrap();
     scratch.write("meta", &[0; 4096]).unwrap();
     let layers = layers.iter().map(|layer| (*layer).to_owned()).collect();
     let record = ImageRecord { layers, meta_len: 4096 };
@@ -144,7 +143,7 @@ fn an_id_may_be_cut_short_where_it_is_unique() {
     for end in ["0", "1"] {
         let id = format!("sha256:{}{end}", "a".repeat(63));
         let scratch = store.inner.files.scratch().unwrap();
-        scratch.write("config", CONFIG).unwrap();
+        scratch.write("config", br#"{"rootfs":{"type":"layers","diff_ids":[]}}"#).unwrap();
         scratch.write("meta", &[0; 4096]).unwrap();
         store.inner.publish_image(scratch, &id, &record, &[]).unwrap();
     }

@@ -69,6 +69,39 @@ async fn a_token_is_fetched_once_and_used() {
 }
 
 #[tokio::test]
+async fn an_expired_token_is_renewed() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = simple(dir.path(), &[("a", b"b")]);
+    let (mut given, mut uses) = (0, 0);
+    let server = Server::start(&layout.dir, move |request, honest| {
+        if request.path.starts_with("/token") {
+            (given, uses) = (given + 1, 0);
+            return Reply::new(200).body(format!(r#"{{"token":"number-{given}"}}"#));
+        }
+        // Each token is good for two requests.
+        uses += 1;
+        if uses <= 2 && request.header("authorization") == Some(&format!("Bearer number-{given}")) {
+            return honest;
+        }
+        let realm = format!("http://{}/token", request.header("host").unwrap());
+        Reply::new(401).header("WWW-Authenticate", &format!(r#"Bearer realm="{realm}""#))
+    });
+    pull(&store(dir.path(), &server, &[]), &server).await.unwrap();
+    assert_eq!(server.count("/token"), 2);
+    // One that is refused at once is not asked for again and again.
+    let server = Server::start(&layout.dir, |request, _| {
+        let realm = format!("http://{}/token", request.header("host").unwrap());
+        match request.path.starts_with("/token") {
+            true => Reply::new(200).body(r#"{"token":"useless"}"#),
+            false => Reply::new(401).header("WWW-Authenticate", &format!(r#"Bearer realm="{realm}""#)),
+        }
+    });
+    let error = pull(&store(&dir.path().join("other"), &server, &[]), &server).await.unwrap_err();
+    assert!(matches!(error, ImageError::Unauthorized { .. }), "{error}");
+    assert_eq!(server.seen().len(), 3);
+}
+
+#[tokio::test]
 async fn a_token_service_elsewhere_sees_no_credentials() {
     let dir = tempfile::tempdir().unwrap();
     let layout = simple(dir.path(), &[("a", b"b")]);
@@ -163,10 +196,11 @@ async fn a_bad_mirror_does_not_keep_an_image_from_its_registry() {
     let layout = simple(dir.path(), &[("a", &content)]);
     let layer = digest(&one_file("a", &content));
     type Script = fn(Reply) -> Reply;
-    let bad: [(&str, Script); 7] = [
+    let bad: [(&str, Script); 8] = [
         ("", |_| Reply::new(500)),
         ("", |_| Reply::new(401).header("WWW-Authenticate", "Basic realm=x")),
         ("", |honest| honest.end(End::Cut(0))),
+        ("/manifests/test", |_| Reply::new(200).body("<html>Please log in</html>")),
         ("/blobs/", |honest| Reply::new(200).body(spoil(honest.body))),
         (&layer, |_| Reply::new(404)),
         (&layer, |honest| honest.end(End::Cut(0))),

@@ -153,7 +153,7 @@ async fn what_a_crash_left_is_swept() {
 #[tokio::test]
 async fn an_image_with_lost_files_is_forgotten_and_can_be_had_again() {
     type Lose = fn(&Path, &Image);
-    let lost: [Lose; 5] = [
+    let lost: [Lose; 6] = [
         |root, _| fs::remove_dir_all(root.join("layers").join(hex("one", b"1"))).unwrap(),
         |root, _| {
             let data = root.join("layers").join(hex("one", b"1")).join("data");
@@ -161,6 +161,10 @@ async fn an_image_with_lost_files_is_forgotten_and_can_be_had_again() {
         },
         |root, _| fs::remove_file(root.join("layers").join(hex("one", b"1")).join("tree")).unwrap(),
         |root, image| fs::remove_file(root.join("images").join(&image.id[7..]).join("config")).unwrap(),
+        |root, image| {
+            let config = root.join("images").join(&image.id[7..]).join("config");
+            fs::write(config, "{}").unwrap();
+        },
         |root, image| fs::write(root.join("images").join(&image.id[7..]).join("meta"), b"").unwrap(),
     ];
     for lose in lost {
