@@ -80,7 +80,8 @@ pub async fn killed_in_the_middle(bed: Arc<Bed>) {
         let pods = bed.client.pods(cri::PodSandboxFilter::default()).await;
         match answered {
             Ok(answer) => assert_eq!(pods[0].id, answer.into_inner().pod_sandbox_id),
-            Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status:?}"),
+            // The connection breaks before, or in the middle of, the call.
+            Err(status) => assert!(matches!(status.code(), Code::Unavailable | Code::Unknown), "{status:?}"),
         }
         // A pod may have become ready just before: then it is whole, and removed like any other.
         for pod in pods {
