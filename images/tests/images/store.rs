@@ -238,9 +238,14 @@ async fn a_pull_abandoned_at_any_moment_leaves_all_or_nothing() {
             None => assert!(abandoned),
         }
         if part % 4 == 0 {
-            // What was being recorded may appear until then.
-            std::thread::sleep(Duration::from_millis(10));
-            store.remove(&name).unwrap();
+            // What was being recorded at the end may yet appear, with its name.
+            let begun = Instant::now();
+            while stored(dir.path()) != [vec![], vec![], vec![] as Vec<String>]
+                && begun.elapsed() < Duration::from_secs(5)
+            {
+                store.remove(&name).unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+            }
             assert_empty(dir.path());
         }
     }
