@@ -62,6 +62,11 @@ pub fn complete(spec: &mut Spec, id: &str, user: &ResolvedUser, home: &str, read
     if let Some(process) = spec.process_mut() {
         let oci_user = process.user_mut();
         oci_user.set_uid(user.uid).set_gid(user.gid).set_additional_gids(Some(user.groups.clone()));
+        if process.no_new_privileges() == Some(false) {
+            // The library takes any value for a yes when it decides whether to load the seccomp filter before it
+            // gives up the capability that this needs.
+            process.set_no_new_privileges(None);
+        }
         let env = process.env_mut().get_or_insert_default();
         if value(env, "HOME").is_none_or(str::is_empty) {
             set(env, "HOME", home);

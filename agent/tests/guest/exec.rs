@@ -13,15 +13,15 @@ fn of(request: &ExecRequest) -> ProcessId {
 
 pub async fn runs_in_the_container(pod: &Pod) {
     let mut request =
-        pod.request(&["sh", "-c", "echo mine >/tmp-file; chmod 644 /tmp-file; exec sleep 1000"]);
+        pod.request(&["sh", "-c", "echo mine >/tmp-file; chmod 644 /tmp-file; exec /bin/sleep 1000"]);
     request.user = Some(User { name: "0".into(), ..User::default() });
     let id = pod.started_as(request).await;
     let begun = Instant::now();
     let seen = pod
-        .exec_script(&id, "cat /tmp-file /proc/1/comm; cat /proc/self/cgroup; id -u; echo $A; exit 4")
+        .exec_script(&id, "cat /tmp-file; tr '\\0' ' ' </proc/1/cmdline; echo; cat /proc/self/cgroup; id -u; echo $A; exit 4")
         .await;
     println!("  an exec to its end took {} ms", begun.elapsed().as_millis());
-    assert_eq!(seen.stdout, "mine\nsleep\n0::/\n0\n1\n");
+    assert_eq!(seen.stdout, "mine\n/bin/sleep 1000 \n0::/\n0\n1\n");
     assert_eq!(seen.exit.code, 4);
 
     let mut with_env = pod.exec_request(

@@ -16,8 +16,8 @@ fn sha256(bytes: &[u8]) -> String {
 pub async fn ten_megabytes_arrive_whole(bed: Arc<Bed>) {
     let pod = bed.pod(pod("log")).await;
     for (name, make) in [
-        ("lines", "head -c 7600000 /dev/urandom | base64"),
-        ("one line", "head -c 7600000 /dev/urandom | base64 | tr -d '\\n'; echo"),
+        ("lines", "dd if=/dev/urandom bs=64k count=120 2>/dev/null | base64"),
+        ("one line", "dd if=/dev/urandom bs=64k count=120 2>/dev/null | base64 | tr -d '\\n'; echo"),
     ] {
         step(format!("ten megabytes, {name}"));
         let line =
@@ -89,7 +89,7 @@ pub async fn rotation(bed: Arc<Bed>) {
 /// Without a log path there is no log, and the container runs all the same.
 pub async fn no_log_asked_for(bed: Arc<Bed>) {
     let pod = bed.pod(pod("silent")).await;
-    let mut config = container("silent", "head -c 3000000 /dev/zero; exit 4");
+    let mut config = container("silent", "dd if=/dev/zero bs=64k count=46 2>/dev/null; exit 4");
     config.log_path = String::new();
     let (container, status) = pod.complete(config).await;
     assert_eq!((status.exit_code, status.log_path.as_str()), (4, ""));

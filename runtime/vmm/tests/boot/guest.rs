@@ -4,6 +4,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
 
 use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener, VsockStream};
 
@@ -22,20 +23,21 @@ pub fn main() -> ! {
         let status = Command::new("/bin/busybox").args(["mount", "-t", kind, kind, place]).status();
         assert!(status.unwrap().success(), "mounting {place}");
     }
+    // All listen before the host hears that the guest is up.
     serve(ECHO_PORT, |stream| copy_and_end(&stream, &stream));
     serve(CONNECT_PORT, connect);
-    let shell = std::thread::spawn(|| listen(SHELL_PORT, run));
+    let shell = serve(SHELL_PORT, run);
     drop(VsockStream::connect_with_cid_port(VMADDR_CID_HOST, READY_PORT));
     shell.join().unwrap();
     unreachable!("the shell's listener does not end");
 }
 
-fn serve(port: u32, each: fn(VsockStream) -> io::Result<()>) {
-    std::thread::spawn(move || listen(port, each));
+fn serve(port: u32, each: fn(VsockStream) -> io::Result<()>) -> JoinHandle<()> {
+    let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, port).unwrap();
+    std::thread::spawn(move || listen(&listener, port, each))
 }
 
-fn listen(port: u32, each: fn(VsockStream) -> io::Result<()>) {
-    let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, port).unwrap();
+fn listen(listener: &VsockListener, port: u32, each: fn(VsockStream) -> io::Result<()>) {
     for stream in listener.incoming() {
         let stream = stream.unwrap();
         std::thread::spawn(move || {

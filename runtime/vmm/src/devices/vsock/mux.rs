@@ -310,9 +310,10 @@ impl Mux {
             connection.queued = false;
             let ports = *ports;
             let packet = connection.next_packet(room);
-            let (buffer, forwarded) = connection.tell_credit();
+            // Only what is really sent tells: credit noted as told without a packet would be lost to the guest.
+            let told = packet.map(|packet| (packet, connection.tell_credit()));
             self.enqueue(id);
-            if let Some((op, flags, bytes)) = packet {
+            if let Some(((op, flags, bytes), (buffer, forwarded))) = told {
                 let length = bytes as u32;
                 return Some(Header { flags, length, buffer, forwarded, ..self.header(ports, op) });
             }
