@@ -124,7 +124,14 @@ mod tests {
             std::process::Command::new("sh").args(["-c", script, "vmm", "--config", config]).spawn().unwrap()
         };
         let (mut other, mut child) = (start("/run/husk/a/vmm.json"), start("/run/husk/b/vmm.json"));
-        let found = VmProcess::find(Path::new("/run/husk/b/vmm.json")).unwrap();
+        // Linux lets the parent go on a moment before the new program's arguments can be read.
+        let found = loop {
+            if let Some(found) = VmProcess::find(Path::new("/run/husk/b/vmm.json")) {
+                break found;
+            }
+            assert!(child.try_wait().unwrap().is_none(), "it ended");
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        };
         assert_eq!(found.pid, child.id() as i32);
         assert!(VmProcess::find(Path::new("/run/husk/c/vmm.json")).is_none());
         found.kill().await;

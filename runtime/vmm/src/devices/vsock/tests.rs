@@ -301,3 +301,19 @@ fn connections_and_owed_resets_are_bounded() {
     }
     assert_eq!(world.receive_ops().len(), MAX_CONNECTIONS);
 }
+
+#[test]
+fn credit_is_told_though_nothing_else_is() {
+    let mut world = World::new();
+    let (mut client, port) = world.open(1 << 20);
+    let mut told = 0;
+    for round in 1..=20 {
+        world.send(data(1000, port, 8000), &[1; 8000]);
+        client.read_exact(&mut [0; 8000]).unwrap();
+        // The client has taken data, which is an event of its socket, and has nothing to say.
+        for (header, _) in world.receive() {
+            told = header.forwarded;
+        }
+        assert!(round * 8000 - told <= BUFFER / 2, "{told} of {} bytes in round {round}", round * 8000);
+    }
+}
