@@ -182,9 +182,9 @@ async fn a_silent_registry_holds_up_nobody_for_long() {
     for (part, at) in [("/manifests/", 0), (large().as_str(), 0), (large().as_str(), 100_000)] {
         let part = part.to_owned();
         let server = Server::start(&layout.dir, move |request, honest| {
-            let stalls = request.path.contains(&part) && request.header("range").is_none();
+            // What is left of a resumed blob may be shorter.
             let at = if honest.body.len() < at { 0 } else { at };
-            if stalls || request.path.contains(&part) { honest.end(End::Stall(at)) } else { honest }
+            if request.path.contains(&part) { honest.end(End::Stall(at)) } else { honest }
         });
         let begun = Instant::now();
         let error = pull(&hasty(dir.path()), &server).await.unwrap_err();

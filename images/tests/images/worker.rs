@@ -89,6 +89,8 @@ async fn a_worker_that_talks_nonsense_is_an_error() {
             r#"cat >/dev/null; echo '{{"Layer":{{"diff_id":"{diff_id}","data_len":{data},"tree_len":{tree},"entries":1}}}}'"#
         )
     };
+    // Only the layer's worker lies: its lie must not come this far.
+    let then_image = |lie: &str| format!("case \"$1\" in *Image*) exec \"$REAL\" \"$@\";; esac; {lie}");
     for worker in [
         "cat >/dev/null",
         "cat >/dev/null; echo nonsense",
@@ -97,14 +99,12 @@ async fn a_worker_that_talks_nonsense_is_an_error() {
         "exec yes",
         "cat >/dev/null; head -c 100000 /dev/zero",
         "cat >/dev/null; echo '{\"Image\":{\"meta_len\":4096}}'",
-        &layer(&diff_id, "4096", 0),
-        &layer(&diff_id, "18446744073709551615", 0),
-        &layer(&diff_id, "0", 1 << 63),
-        &layer(&diff_id, "-1", 0),
+        &then_image(&layer(&diff_id, "4096", 0)),
+        &then_image(&layer(&diff_id, "18446744073709551615", 0)),
+        &then_image(&layer(&diff_id, "0", 1 << 63)),
+        &then_image(&layer(&diff_id, "-1", 0)),
         // What it wrote is as long as it says, but nothing that it may be.
-        &(layer(&diff_id, "5", 0) + "; printf wrong >&3"),
-        // The answer comes before the layer was read.
-        &layer(&diff_id, "0", 0).replace("cat >/dev/null; ", "exec 0<&-; "),
+        &then_image(&(layer(&diff_id, "5", 0) + "; printf wrong >&3")),
         // The image's metadata instead of the layer's is asked for later.
         &format!("case \"$1\" in *Image*) {};; *) exec \"$REAL\" \"$@\";; esac", layer(&diff_id, "0", 0)),
         "case \"$1\" in *Image*) echo '{\"Image\":{\"meta_len\":4096}}';; *) exec \"$REAL\" \"$@\";; esac",
@@ -116,6 +116,10 @@ async fn a_worker_that_talks_nonsense_is_an_error() {
             "{worker}: {error}"
         );
     }
+    // The answer comes before the layer was read.
+    let early = layer(&digest(&one_file("file", LARGE)), "0", 0).replace("cat >/dev/null; ", "exec 0<&-; ");
+    let error = fails(&then_image(&early), LARGE, PATIENT).await.to_string();
+    assert!(error.contains("conversion worker"), "{error}");
     // A layer that is not the one it should be is the image's fault, as far as anyone can tell.
     let error = fails(&layer(&digest(b"other"), "0", 0), SMALL, PATIENT).await;
     assert!(matches!(error, ImageError::Corrupt(_)), "{error}");

@@ -163,8 +163,10 @@ pub async fn layers_are_whole(bed: Arc<Bed>) {
 
     step("attributes, file capabilities, setuid");
     assert!(run("getfattr -n user.note --only-values /l/attributes", None).await.contains("kept"));
+    // busybox itself gives up what a setuid bit brings, so that bit is seen by its mode above, and here that the
+    // root is not mounted without it.
     let text = run(
-        "cd /tmp; ln -s /l/capable grep; ln -s /l/setuid id; ./grep CapEff /proc/self/status; ./id -u",
+        "cd /tmp; ln -s /l/capable grep; ./grep CapEff /proc/self/status; grep ' / ' /proc/mounts | grep -c nosuid; true",
         Some(1000),
     )
     .await;
