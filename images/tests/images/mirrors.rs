@@ -222,6 +222,8 @@ async fn a_bad_mirror_does_not_keep_an_image_from_its_registry() {
         let pulled = pull(&store(&dir, &registry, &[mirror.url()]), &registry).await;
         pulled.unwrap_or_else(|error| panic!("mirror {number}: {error}"));
         assert!(registry.count("/v2/") > 0 && mirror.count("/v2/") > 0);
+        // Not even one that asks for them.
+        assert!(mirror.seen().iter().all(|seen| seen.header("authorization").is_none()), "mirror {number}");
         assert_counts(&dir, [1, 1, 0]);
     }
     let registry = Server::honest(&layout.dir);

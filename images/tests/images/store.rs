@@ -108,6 +108,10 @@ async fn removing_frees_exactly_what_nobody_else_uses() {
     store.remove(&images[1].id).unwrap();
     assert_empty(dir.path());
     assert_eq!(store.usage().unwrap(), husk_images::Usage::default());
+    // Names do not come back with the image.
+    let layout = dir.path().join("layout");
+    let again = store.import_layout(&layout, Some("example.org/one:again")).await.unwrap();
+    assert_eq!((&again.id, again.repo_tags), (&images[0].id, vec!["example.org/one:again".to_owned()]));
 }
 
 #[tokio::test]
