@@ -174,8 +174,11 @@ async fn of_entries_with_one_name_the_last_counts() {
 #[tokio::test]
 async fn sizes_that_lie_are_refused() {
     let good = archive(&[("f", b'0', &[1; 1000])]);
-    for cut in [100, 512, 700, 1535] {
-        corrupt(&[&good[..cut]], "middle").await;
+    // With and without padding behind the contents.
+    for tar in [&good, &archive(&[("f", b'0', &[1; 1024])])] {
+        for cut in [100, 512, 700, 1535] {
+            corrupt(&[&tar[..cut]], "middle").await;
+        }
     }
     // A size of 8 GiB less one byte, of which nothing comes.
     let mut huge = good.clone();
