@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -13,6 +15,11 @@ const IMAGES: TableDefinition<&str, &[u8]> = TableDefinition::new("images");
 const LAYERS: TableDefinition<&str, &[u8]> = TableDefinition::new("layers");
 /// Complete references and the images they name.
 const REFERENCES: TableDefinition<&str, &str> = TableDefinition::new("references");
+
+/// How long an index that is in use is waited for: a process killed as it starts a worker leaves the lock to its
+/// child until that runs the worker's program.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_POLL: Duration = Duration::from_millis(10);
 
 /// An image, by its id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,10 +47,19 @@ pub(crate) struct Index {
 impl Index {
     /// Opens or makes the index at `path`, which no other process may have open.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let db = Database::create(path).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => ImageError::InUse(path.display().to_string()),
-            error => failed(error),
-        })?;
+        let begun = Instant::now();
+        let db = loop {
+            match Database::create(path) {
+                Ok(db) => break db,
+                Err(DatabaseError::DatabaseAlreadyOpen) if begun.elapsed() < LOCK_PATIENCE => {
+                    sleep(LOCK_POLL)
+                }
+                Err(DatabaseError::DatabaseAlreadyOpen) => {
+                    return Err(ImageError::InUse(path.display().to_string()));
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        };
         let write = db.begin_write().map_err(failed)?;
         write.open_table(IMAGES).map_err(failed)?;
         write.open_table(LAYERS).map_err(failed)?;

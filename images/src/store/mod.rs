@@ -88,7 +88,7 @@ impl ImageStore {
     /// Opens or makes the store in `root` and removes what unfinished pulls and removals left in it.
     ///
     /// # Errors
-    /// [`ImageError::InUse`] if another process has it open, [`ImageError::Io`].
+    /// [`ImageError::InUse`] if another process has it open for longer than a second, [`ImageError::Io`].
     pub fn open(root: &Path, config: RegistryConfig) -> Result<Self> {
         let files = Files::open(root)?;
         let index = Index::open(&files.index())?;

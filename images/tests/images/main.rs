@@ -9,6 +9,7 @@ mod intruder;
 mod server;
 
 mod confinement;
+mod crash;
 mod differential;
 mod documents;
 mod hostile;

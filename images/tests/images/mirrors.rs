@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use husk_images::{Credentials, ImageError, ImageStore, RegistryConfig, Silent};
+use serde_json::json;
 
 use crate::server::{End, Reply, Server, blob_in, spoil};
-use crate::support::layout::{digest, one_file, simple};
+use crate::support::layout::{Layout, digest, one_file, simple};
 use crate::support::{assert_counts, assert_empty, config};
 
 const TOKEN: &str = "Bearer very-secret";
@@ -164,6 +165,30 @@ async fn whoever_a_blob_is_redirected_to_sees_no_credentials() {
     for seen in asks.seen().iter().chain(&server.seen()) {
         assert!(seen.header("authorization").is_none(), "the challenge was answered at {}", seen.path);
     }
+}
+
+#[tokio::test]
+async fn addresses_in_a_manifest_lead_nowhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut layout = Layout::new(&dir.path().join("layout"));
+    let foreign = Server::honest(&layout.dir);
+    let tar = one_file("a", b"b");
+    // The type of layers that registries do not keep, and where to find one.
+    let media_type = "application/vnd.oci.image.layer.nondistributable.v1.tar";
+    let mut layer = layout.blob(media_type, &tar);
+    layer["urls"] = json!([format!("{}/v2/x/blobs/{}", foreign.url(), digest(&tar))]);
+    let config = json!({"rootfs": {"type": "layers", "diff_ids": [digest(&tar)]}}).to_string();
+    let config = layout.blob("application/vnd.oci.image.config.v1+json", config.as_bytes());
+    layout.tag("test", layout.manifest(&config, &[layer], "amd64"));
+    let blob = digest(&tar);
+    let server = Server::start(&layout.dir, move |request, honest| match blob_in(&request.path) {
+        Some(digest) if digest == blob => Reply::new(404),
+        _ => honest,
+    });
+    let error = pull(&store(dir.path(), &server, &[]), &server).await.unwrap_err();
+    assert!(matches!(error, ImageError::NotFound(_)), "{error}");
+    assert_eq!(foreign.seen().len(), 0);
+    assert_empty(dir.path());
 }
 
 #[tokio::test]
