@@ -2,11 +2,11 @@
 
 CARGO ?= cargo
 RELEASE := target/x86_64-unknown-linux-gnu/release
-# The tests that need a VM: plain `cargo test` leaves them out (`test = false`).
+# Always all crates at once: with any other selection cargo would choose other features for the dependencies,
+# and compile them again.
+ALL := --release --workspace
+# The tests that need a VM: `--all-targets` and plain `cargo test` leave them out (`test = false`).
 VM_TESTS := --test boot --test guest --test mount --test e2e
-# All targets of all crates at once, always: with any other selection cargo would choose other features for
-# the dependencies, and compile them again.
-ALL := --release --workspace --all-targets $(VM_TESTS)
 IN_TESTBED := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/tests/testbed/run
 
 .DEFAULT_GOAL := build
@@ -22,14 +22,16 @@ tools: ## install crictl into the cache
 	@tests/tools/crictl
 
 build: ## build every crate, tests included
-	$(CARGO) build $(ALL)
+	$(CARGO) build $(ALL) --all-targets
+	$(CARGO) test --no-run $(ALL) $(VM_TESTS)
 
 lint: ## formatting and clippy
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy $(ALL) -- -D warnings
+	$(CARGO) clippy $(ALL) --all-targets -- -D warnings
+	$(CARGO) clippy $(ALL) $(VM_TESTS) -- -D warnings
 
 unit: ## the tests that need no virtual machine
-	$(CARGO) test --release --workspace
+	$(CARGO) test $(ALL)
 
 kernel: ## the guest's kernel, in target/guest
 	guest-kernel/build
@@ -44,7 +46,8 @@ testbed: ## check the test bed itself
 	tests/testbed/selftest
 
 e2e: kernel initramfs images tools ## the tests that need virtual machines, in the test bed
-	$(IN_TESTBED) $(CARGO) test --release --workspace $(VM_TESTS)
+	$(IN_TESTBED) $(CARGO) test $(ALL) --bin husk -- --ignored
+	$(IN_TESTBED) $(CARGO) test $(ALL) $(VM_TESTS)
 
 bench: kernel initramfs images tools ## husk's operations beside a bare VM, in the test bed
 	tests/testbed/run $(CURDIR)/$(RELEASE)/husk-bench

@@ -50,33 +50,36 @@ const CASES: &[Case] = cases! {
 fn main() -> ExitCode {
     let word = std::env::args().nth(1).unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let mut guest = Guest::boot().await;
-        println!("ready {} ms after QEMU's start", guest.boot_time.as_millis());
-        let pod = Pod::connect(&guest).await;
-        let mut failed = 0;
-        for (name, case) in
-            CASES.iter().filter(|(name, _)| name.contains(&word) || name.starts_with("sandbox"))
-        {
-            let begun = Instant::now();
-            let run = AssertUnwindSafe(tokio::time::timeout(PATIENCE, case(&pod))).catch_unwind().await;
-            let verdict = match run {
-                Ok(Ok(())) => "ok",
-                Ok(Err(_)) => "FAILED: no end",
-                Err(_) => "FAILED",
-            };
-            failed += usize::from(verdict != "ok");
-            println!("{name}: {verdict} ({} ms)", begun.elapsed().as_millis());
-        }
-        let off = guest.shut_down(&pod).await;
-        println!("shutdown: {}", if off { "ok" } else { "FAILED" });
-        if failed > 0 || !off {
-            println!("{failed} cases failed; the guest's console:\n{}", guest.console());
-            return ExitCode::FAILURE;
-        }
-        let console = guest.console();
-        assert!(!console.contains("panicked"), "the agent panicked:\n{console}");
-        println!("all good; the guest's console:\n{console}");
-        ExitCode::SUCCESS
-    })
+    let passes = || {
+        let run = AssertUnwindSafe(|| runtime.block_on(a_guests_life(&word)));
+        std::panic::catch_unwind(run).unwrap_or(false)
+    };
+    // Emulated KVM loses a guest now and then; on real KVM there is one chance.
+    let emulated = std::env::var_os("HUSK_TESTBED_EMULATED").is_some();
+    if passes() || (emulated && passes()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs the cases in a guest of their own; whether all passed.
+async fn a_guests_life(word: &str) -> bool {
+    let mut guest = Guest::boot().await;
+    println!("ready {} ms after QEMU's start", guest.boot_time.as_millis());
+    let pod = Pod::connect(&guest).await;
+    let mut failed = 0;
+    for (name, case) in CASES.iter().filter(|(name, _)| name.contains(word) || name.starts_with("sandbox")) {
+        let begun = Instant::now();
+        let run = AssertUnwindSafe(tokio::time::timeout(PATIENCE, case(&pod))).catch_unwind().await;
+        let verdict = match run {
+            Ok(Ok(())) => "ok",
+            Ok(Err(_)) => "FAILED: no end",
+            Err(_) => "FAILED",
+        };
+        failed += usize::from(verdict != "ok");
+        println!("{name}: {verdict} ({} ms)", begun.elapsed().as_millis());
+    }
+    let off = guest.shut_down(&pod).await;
+    println!("shutdown: {}", if off { "ok" } else { "FAILED" });
+    let console = guest.console();
+    let panicked = console.contains("panicked");
+    println!("{failed} cases failed; the guest's console:\n{console}");
+    failed == 0 && off && !panicked
 }

@@ -1,6 +1,7 @@
 //! Lists, states, and calls made twice or for what is not there.
 
 use std::collections::HashMap;
+use std::slice::from_ref;
 use std::sync::Arc;
 
 use husk_proto::cri;
@@ -32,24 +33,21 @@ pub async fn filters(bed: Arc<Bed>) {
     both.sort();
     assert_eq!(ids(Default::default()).await, both);
     assert_eq!(ids(by_label(&[("both", "yes")])).await, both);
-    assert_eq!(ids(by_label(&[("both", "yes"), ("colour", "red")])).await, [red.id.clone()]);
+    assert_eq!(ids(by_label(&[("both", "yes"), ("colour", "red")])).await, from_ref(&red.id));
     assert!(ids(by_label(&[("colour", "green")])).await.is_empty());
     assert_eq!(
         ids(cri::PodSandboxFilter { id: blue.id.clone(), ..Default::default() }).await,
-        [blue.id.clone()]
+        from_ref(&blue.id)
     );
     assert_eq!(
         ids(cri::PodSandboxFilter { id: blue.id[..12].into(), ..Default::default() }).await,
-        [blue.id.clone()]
+        from_ref(&blue.id)
     );
     for (state, id) in
         [(cri::PodSandboxState::SandboxReady, &red.id), (cri::PodSandboxState::SandboxNotready, &blue.id)]
     {
         let state = Some(cri::PodSandboxStateValue { state: state.into() });
-        assert_eq!(
-            ids(cri::PodSandboxFilter { state, ..Default::default() }).await,
-            std::slice::from_ref(id)
-        );
+        assert_eq!(ids(cri::PodSandboxFilter { state, ..Default::default() }).await, from_ref(id));
     }
     let status = red.status().await;
     assert_eq!((&status.labels, &status.annotations), (&red.config.labels, &red.config.annotations));
@@ -75,13 +73,13 @@ pub async fn filters(bed: Arc<Bed>) {
     );
     assert_eq!(
         ids(cri::ContainerFilter { id: exited.id.clone(), ..Default::default() }).await,
-        [exited.id.clone()]
+        from_ref(&exited.id)
     );
     let selector = labels(&[("tier", "one")]);
     let by_label = cri::ContainerFilter { label_selector: selector, ..Default::default() };
-    assert_eq!(ids(by_label).await, [running.id.clone()]);
+    assert_eq!(ids(by_label).await, from_ref(&running.id));
     let state = Some(cri::ContainerStateValue { state: cri::ContainerState::ContainerExited.into() });
-    assert_eq!(ids(cri::ContainerFilter { state, ..Default::default() }).await, [exited.id.clone()]);
+    assert_eq!(ids(cri::ContainerFilter { state, ..Default::default() }).await, from_ref(&exited.id));
 }
 
 /// Stopping and removing may be asked any number of times.

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 
@@ -62,7 +62,7 @@ fn line(stream: &VsockStream) -> io::Result<String> {
 
 fn run(mut stream: VsockStream) -> io::Result<()> {
     let command = line(&stream)?;
-    let copy = || -> io::Result<Stdio> { Ok(OwnedFd::from(stream.as_fd().try_clone_to_owned()?).into()) };
+    let copy = || -> io::Result<Stdio> { Ok(stream.as_fd().try_clone_to_owned()?.into()) };
     let (input, output, errors) = (copy()?, copy()?, copy()?);
     let status = Command::new("/bin/busybox")
         .args(["sh", "-c", &command])

@@ -73,18 +73,6 @@ impl Machine {
 
     /// Boots a VM.
     pub fn boot_with(nets: Vec<NetConfig>) -> Self {
-        // Emulated KVM loses a guest now and then: it triple-faults on its way up. Once is forgiven there.
-        let emulated = std::env::var_os("HUSK_TESTBED_EMULATED").is_some();
-        match Self::try_boot(nets.clone()) {
-            Err(words) if emulated && words.contains("triple-faulted") => {
-                eprintln!("booting once more: {words}");
-                Self::try_boot(nets).unwrap_or_else(|words| panic!("{words}"))
-            }
-            outcome => outcome.unwrap_or_else(|words| panic!("{words}")),
-        }
-    }
-
-    fn try_boot(nets: Vec<NetConfig>) -> Result<Self, String> {
         let dir = tempfile::tempdir().unwrap();
         let mut config = config(dir.path());
         config.nets = nets;
@@ -94,12 +82,14 @@ impl Machine {
         let process = start(&config, dir.path());
         let mut machine = Self { dir, process, up_after: Duration::ZERO };
         ready.set_nonblocking(true).unwrap();
-        wait_for("the guest", || match machine.process.try_wait().unwrap() {
-            Some(status) => Some(Err(format!("the VMM ended ({status}): {}", machine.words()))),
-            None => ready.accept().ok().map(Ok),
-        })?;
+        wait_for("the guest", || {
+            if let Some(status) = machine.process.try_wait().unwrap() {
+                panic!("the VMM ended ({status}): {}", machine.words());
+            }
+            ready.accept().ok()
+        });
         machine.up_after = began.elapsed();
-        Ok(machine)
+        machine
     }
 
     /// What the VMM and the guest have said.
@@ -147,7 +137,10 @@ impl Machine {
         let mut stream = self.connect(guest::SHELL_PORT).unwrap();
         writeln!(stream, "{command}").unwrap();
         // Its end is the VM's.
-        let _ = stream.read_to_end(&mut Vec::new());
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(!answer.contains("\nstatus "), "{command:?} did not end the guest: {answer}");
     }
 
     /// Asks the VMM.

@@ -37,13 +37,18 @@ fn main() {
     }
     let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     let tests = TESTS.concat();
+    // Emulated KVM loses a guest now and then, about one in a hundred; on real KVM every test has one chance.
+    let emulated = std::env::var_os("HUSK_TESTBED_EMULATED").is_some();
+    let mut second_chances = if emulated { 2 } else { 0 };
     let mut failed = Vec::new();
     for (name, test) in tests.iter().filter(|(name, _)| name.contains(&wanted)) {
-        let began = std::time::Instant::now();
-        let result = std::panic::catch_unwind(test);
-        let word = if result.is_ok() { "ok" } else { "FAILED" };
-        println!("test {name} ... {word} ({:.1} s)", began.elapsed().as_secs_f64());
-        if result.is_err() {
+        let mut passed = passes(name, *test);
+        if !passed && second_chances > 0 {
+            second_chances -= 1;
+            println!("test {name} ... once more: emulated KVM may have lost the guest");
+            passed = passes(name, *test);
+        }
+        if !passed {
             failed.push(*name);
         }
     }
@@ -51,4 +56,12 @@ fn main() {
         println!("failed: {}", failed.join(", "));
         std::process::exit(1);
     }
+}
+
+fn passes(name: &str, test: fn()) -> bool {
+    let began = std::time::Instant::now();
+    let passed = std::panic::catch_unwind(test).is_ok();
+    let word = if passed { "ok" } else { "FAILED" };
+    println!("test {name} ... {word} ({:.1} s)", began.elapsed().as_secs_f64());
+    passed
 }
