@@ -18,8 +18,9 @@ help: ## this list
 deps: ## install the packages that building and testing need
 	tests/deps/install
 
-tools: ## install crictl into the cache
+tools: ## install crictl and virtiofsd into the cache
 	@tests/tools/crictl
+	@tests/tools/virtiofsd
 
 build: ## build every crate, tests included
 	$(CARGO) build $(ALL) --all-targets

@@ -11,6 +11,9 @@ pub const IMAGES: &str = "/run/husk/images";
 /// Where the pod's scratch disk is mounted: one directory a container, and `trash`.
 pub const SCRATCH: &str = "/run/husk/scratch";
 
+/// Where the pod's volumes are mounted: one directory a container, in it one mount point a volume.
+pub const VOLUMES: &str = "/run/husk/volumes";
+
 /// The container library's state.
 pub const STATE: &str = "/run/husk/state";
 

@@ -22,5 +22,12 @@ pub const AGENT_PORT: u32 = 1024;
 /// the connection itself says "ready". It is closed at once and carries no data.
 pub const READY_PORT: u32 = 1025;
 
+/// What the source of a bind mount begins with that is one of the pod's volumes; the path in the share follows
+/// (see `agent.proto`).
+pub const VOLUME_SOURCE: &str = "husk:volume/";
+
+/// The tag of the virtio-fs device that shows the guest its volumes.
+pub const VOLUME_TAG: &str = "husk";
+
 /// The largest message, in bytes, that either side of the agent's protocol accepts.
 pub const AGENT_MAX_MESSAGE: usize = 4 << 20;

@@ -26,6 +26,16 @@ pub struct Config {
     pub network: NetworkConfig,
     /// Registries.
     pub registry: RegistryConfig,
+    /// Volumes.
+    pub volumes: VolumeConfig,
+}
+
+/// Volumes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VolumeConfig {
+    /// The `virtiofsd` program, 1.7 or later.
+    pub virtiofsd: PathBuf,
 }
 
 /// The guest and its monitor.
@@ -83,6 +93,7 @@ impl Default for Config {
             vm: VmDefaults::default(),
             network: NetworkConfig::default(),
             registry: RegistryConfig::default(),
+            volumes: VolumeConfig::default(),
         }
     }
 }
@@ -107,6 +118,12 @@ impl Default for VmDefaults {
 impl Default for RegistryConfig {
     fn default() -> Self {
         RegistryConfig { converter: beside_self("husk-convert"), mirrors: BTreeMap::new() }
+    }
+}
+
+impl Default for VolumeConfig {
+    fn default() -> Self {
+        VolumeConfig { virtiofsd: "/usr/libexec/virtiofsd".into() }
     }
 }
 

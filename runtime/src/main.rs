@@ -9,10 +9,12 @@ mod guest;
 mod host;
 mod network;
 mod node;
+mod process;
 mod pull_progress;
 mod sandbox;
 mod store;
 mod vm;
+mod volume;
 
 use std::process::ExitCode;
 

@@ -14,6 +14,7 @@ use crate::guest::Guest;
 use crate::network::PodNetwork;
 use crate::store::{ContainerRecord, Phase, SandboxRecord, Store};
 use crate::vm::{ScratchTemplate, Slots, Vm};
+use crate::volume::Volumes;
 
 /// The node's runtime.
 pub struct Node {
@@ -54,6 +55,8 @@ pub struct Live {
     /// Its block slots; held while one is filled or emptied, so that who finds an image in a slot finds it
     /// attached.
     pub slots: Arc<tokio::sync::Mutex<Slots>>,
+    /// Its volumes; held while they change.
+    pub volumes: Arc<tokio::sync::Mutex<Volumes>>,
 }
 
 /// One container.

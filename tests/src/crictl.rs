@@ -15,8 +15,7 @@ pub struct Crictl {
 impl Crictl {
     /// Finds it, as tests/tools/crictl says.
     pub fn find(paths: &Paths, daemon: &Daemon) -> Crictl {
-        let printed = run(&mut Command::new(paths.checkout.join("tests/tools/crictl")));
-        Crictl { program: printed.trim().into(), endpoint: daemon.endpoint() }
+        Crictl { program: paths.tool("crictl"), endpoint: daemon.endpoint() }
     }
 
     fn command(&self, args: &[&str]) -> Command {

@@ -44,7 +44,7 @@ impl Daemon {
         let text = format!(
             "socket = {:?}\nroot = {:?}\nrun = {:?}\n\n[vm]\nvmm = {:?}\nkernel = {:?}\ninitramfs = {:?}\n\n\
              [network]\nconf_dir = {:?}\nbin_dirs = [\"/usr/lib/cni\", {:?}]\n\n\
-             [registry.mirrors]\n\"docker.io\" = [{mirror:?}]\n\"unreachable.test\" = [\"http://127.0.0.1:1\"]\n",
+             [volumes]\nvirtiofsd = {:?}\n\n[registry.mirrors]\n\"docker.io\" = [{mirror:?}]\n\"unreachable.test\" = [\"http://127.0.0.1:1\"]\n",
             daemon.socket,
             daemon.root,
             daemon.run,
@@ -53,6 +53,7 @@ impl Daemon {
             paths.initramfs(),
             cni.conf_dir,
             cni.bin_dir,
+            paths.tool("virtiofsd"),
         );
         fs::create_dir_all(dir)
             .and_then(|()| fs::write(&daemon.config, text))

@@ -43,6 +43,12 @@ impl Paths {
         self.programs.join(name)
     }
 
+    /// A tool, from where tests/tools says that it is.
+    pub fn tool(&self, name: &str) -> PathBuf {
+        let script = self.checkout.join("tests/tools").join(name);
+        crate::run(&mut std::process::Command::new(script)).trim().into()
+    }
+
     /// The guest's kernel.
     pub fn kernel(&self) -> PathBuf {
         self.checkout.join("target/guest/vmlinux")

@@ -16,6 +16,7 @@ use crate::error::{Context, Error, Result};
 use crate::inroot;
 use crate::paths;
 use crate::process::Process;
+use crate::sandbox;
 
 impl Container {
     /// Mounts the root, resolves the user and writes the bundle. The id has been checked and is nobody's.
@@ -23,6 +24,7 @@ impl Container {
         let mut spec = spec::parse(&request.oci_spec)?;
         let rootfs =
             request.rootfs.ok_or_else(|| Error::Invalid("the request names no image (rootfs)".into()))?;
+        sandbox::volumes::mount_for(&spec)?;
         let bundle = paths::bundle(&request.id);
         fs::create_dir_all(&bundle).context(|| format!("making {}", bundle.display()))?;
         let root = Root::mount(&tools.images, &request.id, &rootfs.image_serial).await?;

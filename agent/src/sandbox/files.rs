@@ -48,11 +48,14 @@ fn hosts(request: &ConfigureSandboxRequest) -> String {
 
 /// The file behind a bind mount's source in the protocol's form (`husk:hosts`).
 pub fn provided(source: &str) -> Result<PathBuf> {
+    if let Some(place) = source.strip_prefix(husk_proto::VOLUME_SOURCE) {
+        return super::volumes::place(place);
+    }
     let name = match source.strip_prefix("husk:") {
         Some(name @ (RESOLV_CONF | HOSTNAME | HOSTS)) => name,
         _ => {
             return Err(Error::Invalid(format!(
-                "bind mount of {source:?}: only husk:resolv.conf, husk:hostname and husk:hosts are there"
+                "bind mount of {source:?}: only husk:resolv.conf, husk:hostname, husk:hosts and husk:volume/… are there"
             )));
         }
     };
@@ -83,7 +86,7 @@ mod tests {
     #[test]
     fn only_the_agents_own_files_are_provided() {
         assert_eq!(provided("husk:hosts").unwrap(), Path::new("/run/husk/etc/hosts"));
-        for source in ["/etc/hosts", "husk:", "husk:../x", "husk:shadow", ""] {
+        for source in ["/etc/hosts", "husk:", "husk:../x", "husk:shadow", "husk:volume/../1", ""] {
             assert!(matches!(provided(source), Err(Error::Invalid(_))), "{source:?}");
         }
     }

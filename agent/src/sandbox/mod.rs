@@ -4,6 +4,7 @@ pub mod disk;
 mod files;
 mod network;
 mod sysctl;
+pub mod volumes;
 
 use std::fs::File;
 use std::os::fd::AsFd;

@@ -11,7 +11,7 @@ use crate::host;
 pub fn execute(config: &Config) -> ExitCode {
     let vm = &config.vm;
     let network = node::network(config);
-    let checks: [(&str, Result<String, String>); 9] = [
+    let checks: [(&str, Result<String, String>); 10] = [
         ("KVM device", host::kvm_device()),
         ("KVM hardware", host::kvm_hardware()),
         ("VMM", host::file(&vm.vmm, "build it: `make build`, or set vm.vmm")),
@@ -23,6 +23,7 @@ pub fn execute(config: &Config) -> ExitCode {
         ("initramfs", host::file(&vm.initramfs, "build it: `make kernel`, or set vm.initramfs")),
         ("tun device", host::exists(Path::new("/dev/net/tun"), "modprobe tun")),
         ("mke2fs", host::program("mke2fs", "install e2fsprogs")),
+        ("virtiofsd", host::file(&config.volumes.virtiofsd, "install virtiofsd, or set volumes.virtiofsd")),
         ("CNI", network.status().map(|()| "ready".into()).map_err(|e| e.to_string())),
     ];
     let mut fit = true;

@@ -11,6 +11,7 @@ use crate::guest;
 use crate::node::{Container, Live, Node, new_id, now_nanos};
 use crate::store::{ContainerRecord, Phase};
 use crate::vm::DiskPiece;
+use crate::volume::{self, Volume};
 
 impl Node {
     /// Makes a container ready to be started and answers its id.
@@ -29,9 +30,10 @@ impl Node {
         let image = self.image(&wanted)?;
         let log = log_path::join(&pod_config.log_directory, &config.log_path)?;
         let id = new_id();
+        let volumes = volume::requested(&config)?;
         let request = agent::CreateContainerRequest {
             id: id.clone(),
-            oci_spec: spec::build(&config, &image.config, &pod_config)?,
+            oci_spec: spec::build(&id, &config, &image.config, &pod_config, &volumes)?,
             rootfs: None,
             user: Some(spec::user(&config, &image.config)),
             stdin: config.stdin,
@@ -56,12 +58,15 @@ impl Node {
                 && other.config.as_ref().and_then(|config| config.metadata.as_ref()) == Some(&metadata)
         })?;
         let _changing = container.changing.lock().await;
-        match self.create_in_guest(&live, &container, request, read_only).await {
+        match self.create_in_guest(&live, &container, request, read_only, &volumes).await {
             Ok(()) => Ok(container.id.clone()),
             Err(error) => {
                 // The guest may have come further than its answer.
                 let delete = agent::DeleteContainerRequest { id: container.id.clone() };
                 let _ = live.guest.clone().delete_container(guest::request(delete)).await;
+                if let Err(e) = live.volumes.lock().await.remove(&container.id) {
+                    tracing::error!(container = container.id, "after a failed creation: {e}");
+                }
                 self.release_image(&live, &container).await;
                 self.forget_container(&container.id)?;
                 Err(error)
@@ -75,7 +80,9 @@ impl Node {
         container: &Container,
         mut request: agent::CreateContainerRequest,
         read_only: bool,
+        volumes: &[Volume],
     ) -> Result<()> {
+        live.volumes.lock().await.add(&self.config.volumes, &live.vm, &container.id, volumes).await?;
         let image_id = container.record().image_id;
         let slot = self.take_image(live, container, &image_id).await?;
         request.rootfs = Some(agent::RootFs { image_serial: slot_serial(slot), read_only });

@@ -6,6 +6,7 @@ mod log;
 mod log_journal;
 mod log_path;
 mod logger;
+mod mounts;
 mod remove;
 mod spec;
 mod start;

@@ -29,6 +29,7 @@ impl Node {
                 .delete_container(request)
                 .await
                 .map_err(|status| guest::refusal("the guest could not delete the container", status))?;
+            live.volumes.lock().await.remove(&container.id)?;
             self.release_image(&live, &container).await;
         }
         let _ = std::fs::remove_file(self.log_journal(&container.record().sandbox_id, &container.id));

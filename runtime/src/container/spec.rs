@@ -5,7 +5,9 @@ use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime as oci;
 use serde_json::json;
 
+use super::mounts;
 use crate::error::{Error, Result};
+use crate::volume::Volume;
 
 /// What the guest sees as `PATH` when the image says nothing.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -163,14 +165,12 @@ pub fn read_only_root(config: &cri::ContainerConfig) -> bool {
 
 /// The spec, as JSON, after a check that the OCI's own types accept it.
 pub fn build(
+    id: &str,
     config: &cri::ContainerConfig,
     image: &ImageConfiguration,
     pod: &cri::PodSandboxConfig,
+    volumes: &[Volume],
 ) -> Result<Vec<u8>> {
-    if !config.mounts.is_empty() {
-        let first = &config.mounts[0].container_path;
-        return Err(Error::Unsupported(format!("volumes are not served yet; the request mounts {first:?}")));
-    }
     if let Some(device) = config.devices.first() {
         return Err(Error::Unsupported(format!(
             "the request wants the host's device {:?}, which means nothing in the pod's VM",
@@ -190,29 +190,7 @@ pub fn build(
             (false, true) => default.iter().map(|path| (*path).to_owned()).collect(),
         }
     };
-    let sys_option = if privileged { "rw" } else { "ro" };
-    let mut mounts = vec![
-        json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]}),
-        json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
-               "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
-        json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts",
-               "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]}),
-        json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
-               "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]}),
-        json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
-               "options": ["nosuid", "noexec", "nodev"]}),
-        json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
-               "options": ["nosuid", "noexec", "nodev", sys_option]}),
-        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-               "options": ["nosuid", "noexec", "nodev", "relatime", sys_option]}),
-    ];
-    let mut bind = |source: &str, destination: &str| {
-        mounts.push(json!({"destination": destination, "type": "bind", "source": source,
-                           "options": ["bind", "rw"]}));
-    };
-    bind("husk:hostname", "/etc/hostname");
-    bind("husk:hosts", "/etc/hosts");
-    bind("husk:resolv.conf", "/etc/resolv.conf");
+    let mounts = mounts::all(id, privileged, volumes);
     // Within the guest: a privileged container may use all that the VM has, which is no host's device.
     let mut linux_resources = json!({"devices": [{"allow": privileged, "access": "rwm"}]});
     if resources.memory_limit_in_bytes > 0 {
@@ -326,7 +304,7 @@ mod tests {
     #[test]
     fn the_spec_is_valid_and_whole() {
         let image = image(r#"{"Cmd":["sh"],"WorkingDir":"/w"}"#);
-        let json = build(&Default::default(), &image, &Default::default()).unwrap();
+        let json = build("c", &Default::default(), &image, &Default::default(), &[]).unwrap();
         let spec: oci::Spec = serde_json::from_slice(&json).unwrap();
         assert_eq!(spec.process().as_ref().unwrap().cwd().to_str(), Some("/w"));
     }

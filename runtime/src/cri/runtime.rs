@@ -57,10 +57,8 @@ impl RuntimeService for Runtime {
                 network.status().err().map(|e| ("NetworkPluginNotReady".to_owned(), e.to_string()))
             }
         };
-        let handler = |name: &str| cri::RuntimeHandler {
-            name: name.into(),
-            features: Some(cri::RuntimeHandlerFeatures::default()),
-        };
+        let handler =
+            |name: &str| cri::RuntimeHandler { name: name.into(), features: Some(crate::volume::features()) };
         let mut info = HashMap::new();
         if request.into_inner().verbose {
             info.insert("config".into(), format!("{:?}", self.0.config));

@@ -6,11 +6,13 @@ mod resolv;
 mod run;
 mod stop;
 
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::node::{Node, Pod, lock};
 use crate::store::Phase;
+use crate::volume;
 
 /// Ends what a pod has: containers are marked exited, then the VM, its network, its files. Each step may be
 /// done already.
@@ -28,15 +30,22 @@ async fn tear_down(node: &Arc<Node>, pod: &Pod) -> Result<()> {
     if let Some(network) = &node.network {
         network.teardown(&pod.id).await?;
     }
-    for result in
-        [std::fs::remove_dir_all(node.pod_dir(&pod.id)), std::fs::remove_file(node.scratch_path(&pod.id))]
-    {
-        match result {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(crate::error::Error::Internal(format!("cannot remove files of {}: {e}", pod.id)));
-            }
-            _ => {}
-        }
+    remove_pod_dir(&node.pod_dir(&pod.id))?;
+    let scratch = node.scratch_path(&pod.id);
+    absent(std::fs::remove_file(&scratch)).map_err(|e| Error::io("remove", &scratch, e))
+}
+
+/// Removes the directory of a pod whose VM is gone. What was mounted there for its volumes is the host's: the
+/// directory stays as long as it is.
+fn remove_pod_dir(dir: &Path) -> Result<()> {
+    volume::tear_down(dir)?;
+    absent(std::fs::remove_dir_all(dir)).map_err(|e| Error::io("remove", dir, e))
+}
+
+/// What is not there is removed.
+fn absent(result: std::io::Result<()>) -> std::io::Result<()> {
+    match result {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result,
     }
-    Ok(())
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use husk_proto::agent::{self, ProcessState};
 
-use super::tear_down;
+use super::{remove_pod_dir, tear_down};
 use crate::error::Result;
 use crate::guest::{self, Guest};
 use crate::node::{Live, Node, Pod, lock, now_nanos};
 use crate::store::Phase;
 use crate::vm::{Slots, Vm};
+use crate::volume::Volumes;
 
 impl Node {
     /// Takes the records and the living VMs in hand: ready pods go on, half-made and half-removed ones are
@@ -105,7 +106,12 @@ impl Node {
             let _ = vm.detach(slot).await;
         }
         let slots = Arc::new(tokio::sync::Mutex::new(slots));
-        *pod.live.write().await = Some(Live { vm: vm.clone(), guest: agent.clone(), slots });
+        let volumes = Volumes::new(&self.pod_dir(&pod.id));
+        for id in volumes.containers().into_iter().filter(|id| !known.contains(id.as_str())) {
+            volumes.remove(&id)?;
+        }
+        let volumes = Arc::new(tokio::sync::Mutex::new(volumes));
+        *pod.live.write().await = Some(Live { vm: vm.clone(), guest: agent.clone(), slots, volumes });
         self.watch(pod.clone(), vm);
         for container in containers {
             let phase = container.record().phase();
@@ -140,7 +146,9 @@ impl Node {
             if let Some(vm) = Vm::find(&pods.join(&id)) {
                 vm.process.kill().await;
             }
-            let _ = std::fs::remove_dir_all(pods.join(&id));
+            if let Err(e) = remove_pod_dir(&pods.join(&id)) {
+                tracing::error!(sandbox = id, "cannot be swept: {e}");
+            }
         }
         let scratch = self.config.root.join("scratch");
         for id in names(&scratch).into_iter().filter(|id| !known.contains(id)) {

@@ -13,6 +13,7 @@ use crate::network::{Dns, PodNetworkRequest, PortMapping, Protocol};
 use crate::node::{Live, Node, Pod, lock, new_id, now_nanos};
 use crate::store::{Phase, SandboxRecord};
 use crate::vm::{DiskPiece, SCRATCH_SLOT, Slots, Vm, VmSpec};
+use crate::volume::Volumes;
 
 impl Node {
     /// Boots a pod and answers its id.
@@ -119,7 +120,8 @@ impl Node {
             .map_err(|status| guest::refusal("the guest could not be configured", status))?;
 
         let slots = Arc::new(tokio::sync::Mutex::new(Slots::new(defaults.block_slots)));
-        *pod.live.write().await = Some(Live { vm: vm.clone(), guest, slots });
+        let volumes = Arc::new(tokio::sync::Mutex::new(Volumes::new(&dir)));
+        *pod.live.write().await = Some(Live { vm: vm.clone(), guest, slots, volumes });
         self.update_pod(pod, |record| record.phase = Phase::Running.into())?;
         self.watch(pod.clone(), vm);
         let ms = |d: std::time::Duration| d.as_millis() as u64;

@@ -80,6 +80,7 @@ impl Vm {
             console_log: console_log(spec.dir),
             console_log_limit: defaults.console_limit,
             block_slots: defaults.block_slots,
+            fs_tag: Some(husk_proto::VOLUME_TAG.to_owned()),
             nets,
             vsock: VsockConfig { cid: GUEST_CID, socket: vsock_socket(spec.dir) },
             control_socket: control_socket(spec.dir),
@@ -144,6 +145,11 @@ impl Vm {
     /// Empties a slot.
     pub async fn detach(&self, slot: u8) -> Result<()> {
         self.request(Request::Detach { slot }, Vec::new()).await.map(|_| ())
+    }
+
+    /// Gives the file system device its server.
+    pub async fn attach_fs(&self, connection: OwnedFd) -> Result<()> {
+        self.request(Request::AttachFs, vec![connection]).await.map(|_| ())
     }
 
     /// Ends the VM: by its control socket, and by SIGKILL when that does not answer.

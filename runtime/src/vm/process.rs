@@ -12,6 +12,10 @@ use tokio::sync::watch;
 
 use super::sys;
 use crate::error::{Error, Result};
+use crate::process;
+
+/// The argument by which a VMM is found again.
+const CONFIG: &str = "--config";
 
 /// One `husk-vmm`.
 pub struct VmProcess {
@@ -30,7 +34,7 @@ impl VmProcess {
         let log = File::create(&log_path).map_err(|e| Error::io("create", &log_path, e))?;
         let mut command = tokio::process::Command::new(program);
         command
-            .arg("--config")
+            .arg(CONFIG)
             .arg(config)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -59,18 +63,8 @@ impl VmProcess {
 
     /// Finds a process by the configuration that its command line names.
     pub fn find(config: &Path) -> Option<VmProcess> {
-        use std::os::unix::ffi::OsStrExt;
-        let names_it = |pid: i32| {
-            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let mut arguments = command.split(|byte| *byte == 0);
-            arguments.any(|argument| argument == b"--config")
-                && arguments.next() == Some(config.as_os_str().as_bytes())
-        };
-        let processes = std::fs::read_dir("/proc").ok()?.flatten();
-        let pid = processes
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .find(|pid| names_it(*pid))?;
-        VmProcess::watch(pid).filter(|_| names_it(pid))
+        let pid = process::with_argument(CONFIG, config)?;
+        VmProcess::watch(pid).filter(|_| process::has_argument(pid, CONFIG, config))
     }
 
     fn watch(pid: i32) -> Option<VmProcess> {

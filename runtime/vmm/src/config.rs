@@ -28,6 +28,9 @@ pub struct VmConfig {
     /// Block devices declared at boot, all without a medium (capacity 0); their serials are
     /// [`slot_serial`]`(0..)`.
     pub block_slots: u8,
+    /// Tag of a virtio-fs device, 1 to 36 bytes; its server is attached later. Without one there is no device.
+    #[serde(default)]
+    pub fs_tag: Option<String>,
     /// Network interfaces.
     pub nets: Vec<NetConfig>,
     /// The guest's vsock.

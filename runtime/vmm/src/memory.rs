@@ -1,11 +1,15 @@
 //! Guest memory.
 
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use vm_memory::{
-    Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, mmap::FromRangesError,
+    Address, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    mmap::FromRangesError,
 };
 
 use crate::layout;
@@ -24,6 +28,14 @@ pub enum MemoryError {
         mib: u32,
         /// What mmap said.
         source: FromRangesError,
+    },
+    /// The host did not make the file behind it.
+    #[error("making the file of {mib} MiB of guest memory failed: {source}")]
+    File {
+        /// MiB asked for.
+        mib: u32,
+        /// What the system said.
+        source: io::Error,
     },
     /// KVM refused a region.
     #[error("KVM refused guest memory at {address:#x} ({bytes} bytes): {source}")]
@@ -47,14 +59,31 @@ pub fn ranges(bytes: u64) -> Vec<(GuestAddress, usize)> {
     ranges
 }
 
-/// Maps `mib` MiB of memory; the host gives pages as they are touched.
+/// Maps `mib` MiB of memory; the host gives pages as they are touched. They belong to a file without a name,
+/// so that they can be shared with the process that serves the guest's volumes.
 ///
 /// # Errors
-/// [`MemoryError::Map`].
+/// [`MemoryError::File`], [`MemoryError::Map`].
 pub fn allocate(mib: u32) -> Result<Memory, MemoryError> {
-    GuestMemoryMmap::from_ranges(&ranges(u64::from(mib) << 20))
+    let bytes = u64::from(mib) << 20;
+    let file = Arc::new(file(bytes).map_err(|source| MemoryError::File { mib, source })?);
+    let mut offset = 0;
+    let ranges = ranges(bytes).into_iter().map(|(start, length)| {
+        let place = FileOffset::from_arc(Arc::clone(&file), offset);
+        offset += length as u64;
+        (start, length, Some(place))
+    });
+    GuestMemoryMmap::from_ranges_with_files(ranges)
         .map(Arc::new)
         .map_err(|source| MemoryError::Map { mib, source })
+}
+
+/// A file in memory whose size nobody it is shared with can change: a page that is gone would kill the VMM.
+fn file(bytes: u64) -> io::Result<File> {
+    let file = File::from(memfd_create("guest", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    file.set_len(bytes)?;
+    fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(file)
 }
 
 /// Tells KVM of the memory. The VM must be dropped before `memory` is: its owner keeps both.

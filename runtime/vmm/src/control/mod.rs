@@ -1,7 +1,8 @@
 //! The control protocol of a running VMM, over its unix stream socket.
 //!
 //! A client writes one [`Request`] as one line of JSON (at most [`MAX_LINE`] bytes) and reads one
-//! [`Response`] line. The descriptors that [`Request::Attach`] names travel with its line as `SCM_RIGHTS`.
+//! [`Response`] line. Descriptors ([`Request::Attach`], [`Request::AttachFs`]) travel with their
+//! line as `SCM_RIGHTS`.
 //! Requests on one connection are answered in order; a VMM serves several connections. The end of the
 //! connection says that the VMM is gone.
 
@@ -37,6 +38,9 @@ pub enum Request {
         /// Index of the slot.
         slot: u8,
     },
+    /// Gives the file system device its server: the one descriptor that comes along is a connection to a
+    /// vhost-user back end (virtiofsd), which gets the guest's memory and the device's queues.
+    AttachFs,
     /// Stops the vCPUs.
     Pause,
     /// Lets the vCPUs go on.

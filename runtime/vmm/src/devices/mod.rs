@@ -1,6 +1,7 @@
 //! The devices, one folder each.
 
 pub mod block;
+pub mod fs;
 pub mod net;
 pub mod rng;
 pub mod vsock;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::VmConfig;
+use crate::devices::fs;
 use crate::devices::net::parse_mac;
 use crate::layout;
 
@@ -14,8 +15,8 @@ const MIN_MEMORY_MIB: u32 = 32;
 const MIN_MTU: u16 = 68;
 /// Ids 0 to 2 are the hypervisor, the local machine and the host.
 const MIN_CID: u32 = 3;
-/// Devices that every VM has: rng and vsock.
-const FIXED_DEVICES: usize = 2;
+/// Devices besides slots and interfaces: rng, vsock and fs.
+const FIXED_DEVICES: usize = 3;
 
 /// Why a description is refused.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +85,9 @@ fn check(config: &VmConfig) -> Result<(), ConfigError> {
         let wanted = format!("with the {} of nets at most {slots} devices", config.nets.len());
         return value("block_slots", config.block_slots, wanted);
     }
+    if let Some(tag) = config.fs_tag.as_ref().filter(|tag| !(1..=fs::TAG_BYTES).contains(&tag.len())) {
+        return value("fs_tag", format!("{tag:?}"), format!("1 to {} bytes", fs::TAG_BYTES));
+    }
     for (index, net) in config.nets.iter().enumerate() {
         if parse_mac(&net.mac).is_none() {
             let wanted = "a unicast address such as \"02:42:ac:11:00:02\"";
@@ -113,7 +117,7 @@ mod tests {
             "id": "pod", "vcpus": 2, "memory_mib": 128, "kernel": "/k", "initramfs": "/i", "cmdline": "",
             "console_log": "/c", "console_log_limit": 65536, "block_slots": 4,
             "nets": [{"tap_fd": 3, "mac": "02:42:ac:11:00:02", "mtu": 1500}],
-            "vsock": {"cid": 3, "socket": "/v"}, "control_socket": "/s"
+            "vsock": {"cid": 3, "socket": "/v"}, "control_socket": "/s", "fs_tag": "husk"
         })
     }
 
@@ -137,6 +141,8 @@ mod tests {
             ("/vcpus", json!(300), "300"),
             ("/memory_mib", json!(31), "memory_mib is 31"),
             ("/block_slots", json!(17), "block_slots is 17"),
+            ("/fs_tag", json!(""), "fs_tag is \"\""),
+            ("/fs_tag", json!("t".repeat(37)), "1 to 36 bytes"),
             ("/nets/0/mac", json!("nonsense"), "nets[0].mac is \"nonsense\""),
             ("/nets/0/mtu", json!(10), "nets[0].mtu is 10"),
             ("/nets/0/tap_fd", json!(-1), "nets[0].tap_fd is -1"),

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::control::channel::{Channel, ControlError, Line};
 use crate::control::{Extent, Reply, Request, Response, VmState};
 use crate::devices::block::{Medium, MediumError, Slot, SlotError};
+use crate::devices::fs::{Share, ShareError};
 use crate::fact;
 use crate::power::{Exit, ExitCell};
 use crate::statistics;
@@ -29,6 +30,7 @@ pub struct Vm {
     /// Locked while they stop, so that no resume comes between.
     vcpus: Mutex<Vcpus>,
     slots: Vec<Arc<Slot>>,
+    share: Arc<Share>,
     counters: statistics::Shared,
     exit: ExitCell,
     clients: AtomicUsize,
@@ -43,14 +45,22 @@ enum Refusal {
     Medium { slot: u8, source: MediumError },
     #[error(transparent)]
     Slot(#[from] SlotError),
-    #[error("{0} descriptors came with a request that takes none")]
-    StrayFds(usize),
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    #[error("{got} descriptors came with a request that takes {wanted}")]
+    Fds { got: usize, wanted: &'static str },
 }
 
 impl Vm {
     /// A running VM.
-    pub fn new(vcpus: Vcpus, slots: Vec<Arc<Slot>>, counters: statistics::Shared, exit: ExitCell) -> Self {
-        Self { vcpus: Mutex::new(vcpus), slots, counters, exit, clients: AtomicUsize::new(0) }
+    pub fn new(
+        vcpus: Vcpus,
+        slots: Vec<Arc<Slot>>,
+        share: Arc<Share>,
+        counters: statistics::Shared,
+        exit: ExitCell,
+    ) -> Self {
+        Self { vcpus: Mutex::new(vcpus), slots, share, counters, exit, clients: AtomicUsize::new(0) }
     }
 
     fn slot(&self, slot: u8) -> Result<&Slot, Refusal> {
@@ -72,8 +82,13 @@ impl Vm {
     }
 
     fn serve(&self, request: Request, fds: Vec<OwnedFd>) -> Result<Reply, Refusal> {
-        if !fds.is_empty() && !matches!(request, Request::Attach { .. }) {
-            return Err(Refusal::StrayFds(fds.len()));
+        let wanted = match request {
+            Request::Attach { .. } => None,
+            Request::AttachFs => Some((1, "one")),
+            _ => Some((0, "none")),
+        };
+        if let Some((_, wanted)) = wanted.filter(|(number, _)| *number != fds.len()) {
+            return Err(Refusal::Fds { got: fds.len(), wanted });
         }
         let vcpus = || self.vcpus.lock().unwrap_or_else(PoisonError::into_inner);
         match request {
@@ -83,6 +98,7 @@ impl Vm {
             }
             Request::Statistics => return Ok(Reply::Statistics(self.counters.snapshot())),
             Request::Attach { slot, read_only, extents } => self.attach(slot, read_only, &extents, fds)?,
+            Request::AttachFs => fds.into_iter().try_for_each(|fd| self.share.attach(fd))?,
             Request::Detach { slot } => self.slot(slot)?.detach()?,
             Request::Pause => vcpus().pause(),
             Request::Resume => vcpus().resume(),

@@ -10,6 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::kvm::KvmError;
 use crate::config::VmConfig;
 use crate::devices::block::{Block, Slot};
+use crate::devices::fs::{Fs, Share};
 use crate::devices::net::{Net, TapError, parse_mac};
 use crate::devices::rng::Rng;
 use crate::devices::vsock::Vsock;
@@ -52,6 +53,8 @@ pub struct Devices {
     pub transports: Vec<MmioTransport>,
     /// The block slots, by number.
     pub slots: Vec<Arc<Slot>>,
+    /// The file system device's place for a server.
+    pub share: Arc<Share>,
 }
 
 struct Builder<'a> {
@@ -121,6 +124,12 @@ pub fn build(
         builder.add(Net::identity(mac, net.mtu), Box::new(device), &io, interrupt)?;
     }
 
+    let share = Arc::new(Share::default());
+    if let Some(tag) = &config.fs_tag {
+        let interrupt = builder.interrupt()?;
+        builder.add(Fs::identity(tag), Box::new(Fs::new(Arc::clone(&share))?), &io, interrupt)?;
+    }
+
     let mut slots = Vec::new();
     for number in 0..config.block_slots {
         let interrupt = builder.interrupt()?;
@@ -131,5 +140,5 @@ pub fn build(
         builder.add(identity, Box::new(device), &disks, interrupt)?;
         slots.push(slot);
     }
-    Ok(Devices { transports: builder.transports, slots })
+    Ok(Devices { transports: builder.transports, slots, share })
 }

@@ -79,7 +79,7 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
         counters: counters.clone(),
     };
     let vcpus = Vcpus::start(vcpus, &world).map_err(VmError::Threads)?;
-    control::serve(socket, control::Vm::new(vcpus, devices.slots, counters, exit.clone()))
+    control::serve(socket, control::Vm::new(vcpus, devices.slots, devices.share, counters, exit.clone()))
         .map_err(VmError::Threads)?;
     end_on_termination(exit.clone()).map_err(VmError::Threads)?;
 

@@ -46,6 +46,7 @@ pub fn config(dir: &Path) -> VmConfig {
         console_log: dir.join("console.log"),
         console_log_limit: 64 << 10,
         block_slots: 3,
+        fs_tag: Some("husk".to_owned()),
         nets: Vec::new(),
         vsock: VsockConfig { cid: 3, socket: dir.join("vsock.sock") },
         control_socket: dir.join("control.sock"),

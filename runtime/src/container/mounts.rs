@@ -1,0 +1,69 @@
+//! The mounts of a container's OCI spec.
+
+use serde_json::{Value, json};
+
+use crate::volume::{self, Volume};
+
+/// The kernel's file systems, the pod's files, then the volumes. A volume takes the place of a mount of the
+/// same destination, and what lies deeper comes later.
+pub fn all(id: &str, privileged: bool, volumes: &[Volume]) -> Vec<Value> {
+    let sys_option = if privileged { "rw" } else { "ro" };
+    let mut mounts = vec![
+        json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]}),
+        json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+               "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
+        json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+               "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]}),
+        json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+               "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]}),
+        json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
+               "options": ["nosuid", "noexec", "nodev"]}),
+        json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
+               "options": ["nosuid", "noexec", "nodev", sys_option]}),
+        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+               "options": ["nosuid", "noexec", "nodev", "relatime", sys_option]}),
+    ];
+    for (source, destination) in [
+        ("husk:hostname", "/etc/hostname"),
+        ("husk:hosts", "/etc/hosts"),
+        ("husk:resolv.conf", "/etc/resolv.conf"),
+    ] {
+        mounts.push(json!({"destination": destination, "type": "bind", "source": source,
+                           "options": ["bind", "rw"]}));
+    }
+    let is_volume =
+        |mount: &Value| volumes.iter().any(|volume| mount["destination"] == json!(volume.container));
+    mounts.retain(|mount| !is_volume(mount));
+    mounts.extend(volumes.iter().enumerate().map(|(number, volume)| {
+        let propagation = if volume.follows_host { "rslave" } else { "rprivate" };
+        let access = if volume.read_only { "ro" } else { "rw" };
+        json!({"destination": volume.container, "type": "bind", "source": volume::source(id, number),
+               "options": ["rbind", propagation, access]})
+    }));
+    let depth = |mount: &Value| mount["destination"].as_str().map_or(0, |path| path.matches('/').count());
+    mounts.sort_by_key(depth);
+    mounts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_replace_what_they_cover_and_deeper_ones_come_later() {
+        let volume = |path: &str| Volume {
+            host: "/host".into(),
+            container: path.into(),
+            read_only: true,
+            recursively: false,
+            follows_host: false,
+        };
+        let mounts = all("c", false, &[volume("/a/b/c"), volume("/etc/hosts"), volume("/a")]);
+        let of = |path: &str| mounts.iter().position(|mount| mount["destination"] == path).unwrap();
+        assert!(of("/a") < of("/a/b/c"));
+        let hosts: Vec<_> = mounts.iter().filter(|mount| mount["destination"] == "/etc/hosts").collect();
+        assert_eq!(hosts.len(), 1);
+        assert_eq!(hosts[0]["source"], "husk:volume/c/1");
+        assert_eq!(hosts[0]["options"], json!(["rbind", "rprivate", "ro"]));
+    }
+}

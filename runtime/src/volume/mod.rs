@@ -1,0 +1,104 @@
+//! The pod's volumes: what kubelet has on the host, shown to the guest.
+//!
+//! A pod has one directory, shared by one `virtiofsd`. Each volume of a container is a mount of its own below
+//! it, `CONTAINER/NUMBER`, with the propagation and the read-only flag that was asked for, so that both hold on
+//! the host's side, whatever the guest does.
+
+mod mounts;
+mod request;
+mod server;
+mod sys;
+
+use std::path::{Path, PathBuf};
+
+use husk_proto::cri;
+
+pub use request::{Volume, requested};
+
+use crate::config::VolumeConfig;
+use crate::error::Result;
+use crate::vm::Vm;
+
+/// One pod's volumes. Held through each change.
+pub struct Volumes {
+    dir: PathBuf,
+    served: bool,
+}
+
+impl Volumes {
+    /// The volumes of the pod whose files are in `pod_dir`, of an earlier daemon too.
+    pub fn new(pod_dir: &Path) -> Self {
+        let dir = pod_dir.join("volumes");
+        let served = server::is_there(&dir);
+        Self { dir, served }
+    }
+
+    /// Makes volumes visible below the container's directory of the share, the server started with the first.
+    ///
+    /// # Errors
+    /// Nothing is left mounted for the container then.
+    pub async fn add(
+        &mut self,
+        config: &VolumeConfig,
+        vm: &Vm,
+        container: &str,
+        volumes: &[Volume],
+    ) -> Result<()> {
+        if volumes.is_empty() {
+            return Ok(());
+        }
+        mounts::prepare(&self.dir)?;
+        if !self.served {
+            let connection = server::start(&config.virtiofsd, &self.dir)?;
+            vm.attach_fs(connection).await?;
+            self.served = true;
+        }
+        let dir = self.dir.join(container);
+        let mounted = volumes.iter().enumerate().try_for_each(|(number, volume)| {
+            std::fs::create_dir_all(&dir).map_err(|e| crate::error::Error::io("make", &dir, e))?;
+            mounts::add(&dir.join(number.to_string()), volume)
+        });
+        if mounted.is_err() {
+            self.remove(container)?;
+        }
+        mounted
+    }
+
+    /// The containers that have volumes.
+    pub fn containers(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
+    /// Takes a container's volumes away. It need not have any.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn remove(&self, container: &str) -> Result<()> {
+        mounts::remove_below(&self.dir.join(container))
+    }
+}
+
+/// Ends what serves the pod whose files are in `pod_dir`, and unmounts all of its volumes. To be done before
+/// the directory is removed: what is mounted there is not the pod's to delete.
+///
+/// # Errors
+/// What the system says; the directory must stay then.
+pub fn tear_down(pod_dir: &Path) -> Result<()> {
+    let dir = pod_dir.join("volumes");
+    if !dir.exists() {
+        return Ok(());
+    }
+    server::stop(&dir);
+    mounts::remove_below(&dir)
+}
+
+/// How the agent is told of volume `number` of a container.
+pub fn source(container: &str, number: usize) -> String {
+    format!("{}{container}/{number}", husk_proto::VOLUME_SOURCE)
+}
+
+/// What runtimes are asked about volumes (CRI: `RuntimeHandlerFeatures`).
+pub fn features() -> cri::RuntimeHandlerFeatures {
+    cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, ..Default::default() }
+}

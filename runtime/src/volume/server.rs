@@ -1,0 +1,66 @@
+//! The process that serves a pod's volumes: one `virtiofsd`, confined by itself (namespaces, an empty root but
+//! for the share, seccomp). It ends when the VMM closes the connection.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use command_fds::{CommandFdExt, FdMapping};
+
+use crate::error::{Error, Result};
+use crate::host;
+use crate::process;
+
+/// Number of the listening socket in the server.
+const LISTENER: i32 = 3;
+/// The argument by which a server is found again.
+const SHARED_DIR: &str = "--shared-dir";
+
+/// Starts the server of `dir`; what is answered is a connection to it.
+pub fn start(program: &Path, dir: &Path) -> Result<OwnedFd> {
+    host::file(program, "install virtiofsd, or set volumes.virtiofsd").map_err(Error::Unavailable)?;
+    let socket = dir.with_extension("sock");
+    let _ = std::fs::remove_file(&socket);
+    let listener = UnixListener::bind(&socket).map_err(|e| Error::io("listen on", &socket, e))?;
+    let connection = UnixStream::connect(&socket).map_err(|e| Error::io("connect to", &socket, e));
+    let _ = std::fs::remove_file(&socket);
+    let log_path = log(dir);
+    let log = File::create(&log_path).map_err(|e| Error::io("create", &log_path, e))?;
+    let mut command = tokio::process::Command::new(program);
+    command
+        .arg(SHARED_DIR)
+        .arg(dir)
+        .args(["--fd", &LISTENER.to_string(), "--sandbox", "namespace", "--announce-submounts"])
+        // Content may change on the host at any time (ConfigMaps, Secrets): seen within a second.
+        .args(["--cache", "auto", "--log-level", "warn"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .current_dir("/")
+        // Not in the daemon's group: what ends the daemon's terminal must not end its pods.
+        .process_group(0);
+    command
+        .fd_mappings(vec![FdMapping { parent_fd: listener.into(), child_fd: LISTENER }])
+        .map_err(|e| Error::Internal(format!("cannot hand the socket to virtiofsd: {e}")))?;
+    let mut child = command.spawn().map_err(|e| Error::io("start", program, e))?;
+    // Reaps it; its end ends the connection.
+    tokio::spawn(async move { child.wait().await });
+    Ok(connection?.into())
+}
+
+/// Is there a server of `dir`?
+pub fn is_there(dir: &Path) -> bool {
+    process::with_argument(SHARED_DIR, dir).is_some()
+}
+
+/// Ends the server of `dir` if there is one: one that was not connected to the VMM would wait for ever.
+pub fn stop(dir: &Path) {
+    process::kill_with_argument(SHARED_DIR, dir);
+    let _ = std::fs::remove_file(log(dir));
+}
+
+fn log(dir: &Path) -> PathBuf {
+    dir.with_extension("log")
+}
