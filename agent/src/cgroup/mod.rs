@@ -1,6 +1,7 @@
 //! The cgroup (v2) of a container: figures, kills, removal.
 
 mod devices;
+mod update;
 
 use std::fs;
 use std::io;

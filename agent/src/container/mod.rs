@@ -6,6 +6,7 @@ mod exec;
 mod root;
 mod spec;
 mod start;
+mod update;
 mod usage;
 mod user;
 

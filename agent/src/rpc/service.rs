@@ -89,6 +89,16 @@ impl agent_server::Agent for Service {
         Ok(Response::new(DeleteContainerResponse {}))
     }
 
+    async fn update_container(
+        &self,
+        request: Request<UpdateContainerRequest>,
+    ) -> Answer<UpdateContainerResponse> {
+        let UpdateContainerRequest { id, oci_resources } = request.into_inner();
+        let container = self.0.container(&id)?;
+        whole(async move { container.update(&oci_resources).await }).await?;
+        Ok(Response::new(UpdateContainerResponse {}))
+    }
+
     async fn list_containers(&self, _: Request<ListContainersRequest>) -> Answer<ListContainersResponse> {
         let containers = self.0.all().iter().map(|container| container.describe()).collect();
         Ok(Response::new(ListContainersResponse { containers }))

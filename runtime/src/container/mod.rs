@@ -8,9 +8,12 @@ mod log_path;
 mod logger;
 mod mounts;
 mod remove;
+mod resources;
+mod seccomp;
 mod spec;
 mod start;
 mod stop;
+mod update;
 
 pub use logger::Logger;
 

@@ -5,7 +5,7 @@ use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime as oci;
 use serde_json::json;
 
-use super::mounts;
+use super::{mounts, resources, seccomp};
 use crate::error::{Error, Result};
 use crate::volume::Volume;
 
@@ -179,7 +179,7 @@ pub fn build(
     }
     let security = security(config);
     let privileged = security.privileged;
-    let resources = config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
+    let limits = config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
     let image_cwd = image.config().as_ref().and_then(|c| c.working_dir().clone()).unwrap_or_default();
     let cwd = [config.working_dir.as_str(), image_cwd.as_str(), "/"].into_iter().find(|s| !s.is_empty());
     let caps = capabilities(&security);
@@ -192,24 +192,10 @@ pub fn build(
     };
     let mounts = mounts::all(id, privileged, volumes);
     // Within the guest: a privileged container may use all that the VM has, which is no host's device.
-    let mut linux_resources = json!({"devices": [{"allow": privileged, "access": "rwm"}]});
-    if resources.memory_limit_in_bytes > 0 {
-        linux_resources["memory"] = json!({"limit": resources.memory_limit_in_bytes});
-    }
-    let mut cpu = serde_json::Map::new();
-    if resources.cpu_shares > 0 {
-        cpu.insert("shares".into(), json!(resources.cpu_shares));
-    }
-    if resources.cpu_quota > 0 {
-        cpu.insert("quota".into(), json!(resources.cpu_quota));
-    }
-    if resources.cpu_period > 0 {
-        cpu.insert("period".into(), json!(resources.cpu_period));
-    }
-    if !cpu.is_empty() {
-        linux_resources["cpu"] = cpu.into();
-    }
-    let spec = json!({
+    let mut linux_resources = resources::oci(&limits)?;
+    linux_resources["devices"] = json!([{"allow": privileged, "access": "rwm"}]);
+    let filter = seccomp::filter(&security, &caps)?;
+    let mut spec = json!({
         "ociVersion": "1.1.0",
         "process": {
             "terminal": config.tty,
@@ -219,7 +205,7 @@ pub fn build(
             "cwd": cwd,
             "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
             "noNewPrivileges": security.no_new_privs,
-            "oomScoreAdj": resources.oom_score_adj.clamp(-1000, 1000),
+            "oomScoreAdj": limits.oom_score_adj.clamp(-1000, 1000),
         },
         "root": {"path": "rootfs", "readonly": security.readonly_rootfs},
         "mounts": mounts,
@@ -230,6 +216,9 @@ pub fn build(
             "readonlyPaths": paths(&security.readonly_paths, &READONLY_PATHS),
         },
     });
+    if let Some(filter) = filter {
+        spec["linux"]["seccomp"] = filter;
+    }
     let checked: oci::Spec = serde_json::from_value(spec)
         .map_err(|e| Error::Invalid(format!("the request does not make a valid OCI spec: {e}")))?;
     serde_json::to_vec(&checked).map_err(|e| Error::Internal(e.to_string()))

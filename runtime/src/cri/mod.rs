@@ -2,6 +2,7 @@
 
 mod code;
 mod images;
+mod pod_stats;
 mod runtime;
 mod serve;
 mod stats;

@@ -7,7 +7,7 @@ use husk_proto::cri;
 use husk_proto::cri::runtime_service_server::RuntimeService;
 use tonic::{Request, Response, Status};
 
-use super::{stats, view};
+use super::{pod_stats, stats, view};
 use crate::node::{Node, lock, now_nanos};
 
 /// The service.
@@ -224,6 +224,41 @@ impl RuntimeService for Runtime {
     ) -> Answer<cri::ListContainerStatsResponse> {
         let filter = request.into_inner().filter.unwrap_or_default();
         ok(cri::ListContainerStatsResponse { stats: stats::list(&self.0, filter).await })
+    }
+
+    async fn update_container_resources(
+        &self,
+        request: Request<cri::UpdateContainerResourcesRequest>,
+    ) -> Answer<cri::UpdateContainerResourcesResponse> {
+        let (node, request) = (self.0.clone(), request.into_inner());
+        let limits = request.linux.ok_or_else(|| Status::invalid_argument("linux is missing"))?;
+        detached(async move { node.update_container_resources(&request.container_id, limits).await }).await?;
+        ok(cri::UpdateContainerResourcesResponse {})
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<cri::PodSandboxStatsRequest>,
+    ) -> Answer<cri::PodSandboxStatsResponse> {
+        let pod = self.0.pod(&request.into_inner().pod_sandbox_id)?;
+        let stats = Some(pod_stats::pod(&self.0, &pod).await?);
+        ok(cri::PodSandboxStatsResponse { stats })
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<cri::ListPodSandboxStatsRequest>,
+    ) -> Answer<cri::ListPodSandboxStatsResponse> {
+        let filter = request.into_inner().filter.unwrap_or_default();
+        ok(cri::ListPodSandboxStatsResponse { stats: pod_stats::list(&self.0, filter).await })
+    }
+
+    async fn runtime_config(
+        &self,
+        _: Request<cri::RuntimeConfigRequest>,
+    ) -> Answer<cri::RuntimeConfigResponse> {
+        let cgroup_driver = cri::CgroupDriver::Cgroupfs.into();
+        ok(cri::RuntimeConfigResponse { linux: Some(cri::LinuxRuntimeConfiguration { cgroup_driver }) })
     }
 
     async fn exec_sync(&self, request: Request<cri::ExecSyncRequest>) -> Answer<cri::ExecSyncResponse> {

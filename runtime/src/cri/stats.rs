@@ -11,6 +11,11 @@ use crate::store::Phase;
 
 /// Figures of one container; only its attributes when it does not run.
 pub async fn container(node: &Node, container: &Container) -> Result<cri::ContainerStats> {
+    Ok(with_processes(node, container).await?.0)
+}
+
+/// The figures, and the number of processes, for which they have no place.
+async fn with_processes(node: &Node, container: &Container) -> Result<(cri::ContainerStats, u64)> {
     let record = container.record();
     let phase = record.phase();
     let config = record.config.unwrap_or_default();
@@ -22,7 +27,7 @@ pub async fn container(node: &Node, container: &Container) -> Result<cri::Contai
     };
     let mut stats = cri::ContainerStats { attributes: Some(attributes), ..Default::default() };
     if phase != Phase::Running {
-        return Ok(stats);
+        return Ok((stats, 0));
     }
     let mut agent = node.pod(&record.sandbox_id)?.live().await?.guest;
     let figures = agent
@@ -53,13 +58,21 @@ pub async fn container(node: &Node, container: &Container) -> Result<cri::Contai
         used_bytes: value(figures.writable_bytes),
         inodes_used: value(figures.writable_inodes),
     });
-    Ok(stats)
+    Ok((stats, figures.pids))
 }
 
 /// Figures of all the running containers that the filter lets through. A guest that does not answer costs
 /// only its own pod's.
 pub async fn list(node: &Node, filter: cri::ContainerStatsFilter) -> Vec<cri::ContainerStats> {
-    let mut all = Vec::new();
+    list_with_processes(node, filter).await.0
+}
+
+/// As [`list`], with the number of processes of them all.
+pub async fn list_with_processes(
+    node: &Node,
+    filter: cri::ContainerStatsFilter,
+) -> (Vec<cri::ContainerStats>, u64) {
+    let (mut all, mut processes) = (Vec::new(), 0u64);
     for each in node.containers() {
         let record = each.record();
         let labels: HashMap<String, String> =
@@ -71,10 +84,14 @@ pub async fn list(node: &Node, filter: cri::ContainerStatsFilter) -> Vec<cri::Co
         if !wanted {
             continue;
         }
-        match container(node, &each).await {
-            Ok(stats) => all.push(stats),
+        match with_processes(node, &each).await {
+            Ok((stats, of_it)) => {
+                all.push(stats);
+                // The guest's word, which may be any.
+                processes = processes.saturating_add(of_it);
+            }
             Err(e) => tracing::warn!(container = each.id, "{e}"),
         }
     }
-    all
+    (all, processes)
 }

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use husk_vmm::config::{NetConfig, VmConfig, VsockConfig};
 use husk_vmm::control::client::ControlClient;
-use husk_vmm::control::{Extent, Reply, Request};
+use husk_vmm::control::{Extent, Reply, Request, Statistics};
 use tokio::net::UnixListener;
 
-pub use process::VmProcess;
+pub use process::{Usage, VmProcess};
 pub use scratch::ScratchTemplate;
 pub use slots::{SCRATCH_SLOT, Slots};
 
@@ -145,6 +145,21 @@ impl Vm {
     /// Empties a slot.
     pub async fn detach(&self, slot: u8) -> Result<()> {
         self.request(Request::Detach { slot }, Vec::new()).await.map(|_| ())
+    }
+
+    /// The VMM's counters.
+    pub async fn statistics(&self) -> Result<Statistics> {
+        match self.request(Request::Statistics, Vec::new()).await? {
+            Reply::Statistics(statistics) => Ok(statistics),
+            other => {
+                Err(Error::Internal(format!("the VMM answered {other:?} to a request for its counters")))
+            }
+        }
+    }
+
+    /// What the VMM, guest included, has cost the host so far.
+    pub fn usage(&self) -> Result<Usage> {
+        self.process.usage().ok_or_else(|| Error::Unavailable("the pod's VM is gone".into()))
     }
 
     /// Gives the file system device its server.

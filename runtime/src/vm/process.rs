@@ -92,6 +92,19 @@ impl VmProcess {
         *self.gone.borrow()
     }
 
+    /// What it has used; None when it is gone.
+    pub fn usage(&self) -> Option<Usage> {
+        let stat = stat(self.pid).filter(|_| !self.is_gone())?;
+        let field = |number: usize| stat.get(number - 3).copied();
+        let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
+        Some(Usage {
+            cpu_nanos: (field(14)? + field(15)?).saturating_mul(tick),
+            resident_bytes: field(24)?.saturating_mul(rustix::param::page_size() as u64),
+            minor_faults: field(10)?,
+            major_faults: field(12)?,
+        })
+    }
+
     /// SIGKILL, and waits for the end.
     pub async fn kill(&self) {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
@@ -99,12 +112,31 @@ impl VmProcess {
     }
 }
 
-/// When the process started, clock ticks since boot: field 22 of /proc/PID/stat (proc(5)).
-fn start_time(pid: i32) -> Option<u64> {
+/// What a process has used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// User and system time of all its threads, guests' included, nanoseconds.
+    pub cpu_nanos: u64,
+    /// Memory that it holds, the guest's that was touched included, bytes.
+    pub resident_bytes: u64,
+    /// Page faults that needed no disk.
+    pub minor_faults: u64,
+    /// Those that did.
+    pub major_faults: u64,
+}
+
+/// Fields of /proc/PID/stat (proc(5)), from the third on.
+fn stat(pid: i32) -> Option<Vec<u64>> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is in parentheses and may itself hold spaces and parentheses.
     let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(19)?.parse().ok()
+    // The state is a letter, a few others may be negative: none of them is asked for.
+    Some(rest.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect())
+}
+
+/// When the process started, clock ticks since boot: field 22.
+fn start_time(pid: i32) -> Option<u64> {
+    stat(pid)?.get(22 - 3).copied()
 }
 
 #[cfg(test)]
@@ -143,8 +175,9 @@ mod tests {
         assert!(VmProcess::adopt(pid, started + 1).is_none());
         let process = VmProcess::adopt(pid, started).unwrap();
         assert!(!process.is_gone());
+        assert!(process.usage().unwrap().resident_bytes > 0);
         process.kill().await;
-        assert!(process.is_gone());
+        assert!(process.is_gone() && process.usage().is_none());
         child.wait().unwrap();
     }
 }

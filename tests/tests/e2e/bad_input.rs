@@ -146,11 +146,6 @@ pub async fn calls_not_there(bed: Arc<Bed>) {
     expect_code(runtime.port_forward(cri::PortForwardRequest::default()).await, codes, &[]);
     expect_code(runtime.exec(cri::ExecRequest::default()).await, codes, &[]);
     expect_code(runtime.checkpoint_container(cri::CheckpointContainerRequest::default()).await, codes, &[]);
-    expect_code(
-        runtime.update_container_resources(cri::UpdateContainerResourcesRequest::default()).await,
-        codes,
-        &[],
-    );
     expect_code(runtime.get_container_events(cri::GetEventsRequest::default()).await.map(|_| ()), codes, &[]);
 }
 
@@ -158,8 +153,11 @@ pub async fn calls_not_there(bed: Arc<Bed>) {
 pub async fn what_is_not_served(bed: Arc<Bed>) {
     let pod = bed.pod(pod("volumes")).await;
     let mut config = container("volume", "true");
-    config.mounts =
-        vec![cri::Mount { container_path: "/data".into(), host_path: "/etc".into(), ..Default::default() }];
+    config.mounts = vec![cri::Mount {
+        container_path: "/data".into(),
+        image: Some(cri::ImageSpec::default()),
+        ..Default::default()
+    }];
     expect_code(pod.try_create(config).await, &[Code::Unimplemented], &["/data"]);
     let left = bed.client.containers(cri::ContainerFilter::default()).await;
     assert!(left.is_empty(), "{left:?}");

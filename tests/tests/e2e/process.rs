@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use husk_proto::cri;
+use husk_proto::cri::security_profile::ProfileType;
 use husk_tests::{Bed, container, expect_code, image, pod, step};
 use tonic::Code;
 
@@ -300,4 +301,77 @@ pub async fn isolation(bed: Arc<Bed>) {
     let text = container.text();
     assert!(text.contains("Read-only file system") && text.contains("ermission denied"), "{text}");
     neighbour.remove().await;
+}
+
+/// The filters that a request can ask for, as the guest's kernel applies them.
+pub async fn seccomp(bed: Arc<Bed>) {
+    let pod = bed.pod(pod("seccomp")).await;
+    let run = async |kind: Option<ProfileType>, profile: &str| {
+        let line =
+            "grep '^Seccomp:' /proc/self/status; touch /tmp/x; chmod 600 /tmp/x; unshare -U true; true";
+        let mut config = container("seccomp", line);
+        security(&mut config).seccomp = kind
+            .map(|kind| cri::SecurityProfile { profile_type: kind.into(), localhost_ref: profile.into() });
+        pod.try_create(config).await
+    };
+    let text = async |kind, profile: &str| {
+        let container = run(kind, profile).await.expect("CreateContainer");
+        container.start().await.expect("StartContainer");
+        container.wait().await;
+        container.text()
+    };
+    for kind in [None, Some(ProfileType::Unconfined)] {
+        let text = text(kind, "").await;
+        assert!(text.contains("Seccomp:\t0") && !text.contains("chmod"), "{text}");
+    }
+    let by_default = text(Some(ProfileType::RuntimeDefault), "").await;
+    assert!(by_default.contains("Seccomp:\t2") && !by_default.contains("chmod"), "{by_default}");
+    assert!(by_default.contains("unshare"), "a new user namespace was made: {by_default}");
+
+    let profile = bed.scratch("seccomp").join("no-chmod.json");
+    let rules = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["chmod","fchmodat","fchmodat2"],"action":"SCMP_ACT_ERRNO"}]}"#;
+    std::fs::write(&profile, rules).expect("write the profile");
+    let local = text(Some(ProfileType::Localhost), &profile.display().to_string()).await;
+    assert!(local.contains("Seccomp:\t2") && local.contains("chmod:"), "{local}");
+    let error = run(Some(ProfileType::Localhost), "/nonexistent/profile.json").await.expect_err("no profile");
+    assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+    assert!(error.message().contains("/nonexistent/profile.json"), "{error}");
+}
+
+/// Limits change while a container runs and before it does; figures of the pod and its containers are told.
+pub async fn limits_and_figures(bed: Arc<Bed>) {
+    let pod = bed.pod(pod("limits")).await;
+    let mut runtime = bed.client.runtime();
+    let mut config = container("limits", "sleep 3600");
+    let limits =
+        |memory: i64| cri::LinuxContainerResources { memory_limit_in_bytes: memory, ..Default::default() };
+    config.linux.get_or_insert_default().resources = Some(limits(64 << 20));
+    let container = pod.create(config).await;
+    let mut update = async |linux: cri::LinuxContainerResources| {
+        let container_id = container.id.clone();
+        let request =
+            cri::UpdateContainerResourcesRequest { container_id, linux: Some(linux), ..Default::default() };
+        runtime.update_container_resources(request).await
+    };
+    update(limits(72 << 20)).await.expect("an update before the start");
+    container.start().await.expect("StartContainer");
+    let read = async || container.exec("cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max").await;
+    assert_eq!(read().await, format!("{}\nmax 100000\n", 72 << 20));
+    let more = cri::LinuxContainerResources { cpu_quota: 50_000, cpu_period: 100_000, ..limits(80 << 20) };
+    update(more).await.expect("an update of a running container");
+    assert_eq!(read().await, format!("{}\n50000 100000\n", 80 << 20));
+    let told = container.status().await.resources.and_then(|resources| resources.linux).expect("resources");
+    assert_eq!((told.memory_limit_in_bytes, told.cpu_quota), (80 << 20, 50_000));
+    expect_code(update(limits(-1)).await, &[Code::InvalidArgument], &["memory_limit_in_bytes"]);
+
+    let request = cri::PodSandboxStatsRequest { pod_sandbox_id: pod.id.clone() };
+    let answer = bed.client.runtime().pod_sandbox_stats(request).await.expect("PodSandboxStats");
+    let figures = answer.into_inner().stats.and_then(|stats| stats.linux).expect("figures");
+    let value = |value: Option<cri::UInt64Value>| value.map_or(0, |value| value.value);
+    let memory = figures.memory.expect("memory");
+    assert!(value(memory.rss_bytes) > 20 << 20, "a kernel takes more than {memory:?}");
+    assert!(value(figures.cpu.and_then(|cpu| cpu.usage_core_nano_seconds)) > 100_000_000);
+    assert!(value(figures.process.and_then(|process| process.process_count)) >= 1);
+    assert_eq!(figures.containers.len(), 1);
+    assert!(value(figures.containers[0].memory.as_ref().and_then(|memory| memory.usage_bytes)) > 0);
 }

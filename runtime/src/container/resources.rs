@@ -1,0 +1,85 @@
+//! Limits of a container, in the OCI's form.
+
+use husk_proto::cri;
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, Result};
+
+/// `linux.resources` of the OCI spec, with what the request names.
+///
+/// # Errors
+/// Values that no kernel takes.
+pub fn oci(limits: &cri::LinuxContainerResources) -> Result<Value> {
+    for (name, value) in [
+        ("cpu_period", limits.cpu_period),
+        ("cpu_shares", limits.cpu_shares),
+        ("memory_limit_in_bytes", limits.memory_limit_in_bytes),
+    ] {
+        if value < 0 {
+            return Err(Error::Invalid(format!("{name} is {value}: it must not be negative")));
+        }
+    }
+    if let Some((name, _)) = limits.unified.iter().next() {
+        return Err(Error::Unsupported(format!(
+            "cgroup parameters by name (unified: {name:?}) are not served"
+        )));
+    }
+    let mut memory = Map::new();
+    if limits.memory_limit_in_bytes > 0 {
+        memory.insert("limit".into(), json!(limits.memory_limit_in_bytes));
+    }
+    if limits.memory_swap_limit_in_bytes > 0 {
+        memory.insert("swap".into(), json!(limits.memory_swap_limit_in_bytes));
+    }
+    let mut cpu = Map::new();
+    if limits.cpu_shares > 0 {
+        cpu.insert("shares".into(), json!(limits.cpu_shares));
+    }
+    if limits.cpu_quota != 0 {
+        // CRI: any negative number is no limit.
+        cpu.insert("quota".into(), json!(limits.cpu_quota.max(-1)));
+    }
+    if limits.cpu_period > 0 {
+        cpu.insert("period".into(), json!(limits.cpu_period));
+    }
+    for (name, set) in [("cpus", &limits.cpuset_cpus), ("mems", &limits.cpuset_mems)] {
+        if !set.is_empty() {
+            cpu.insert(name.into(), json!(set));
+        }
+    }
+    let mut all = Map::new();
+    for (name, part) in [("memory", memory), ("cpu", cpu)] {
+        if !part.is_empty() {
+            all.insert(name.into(), part.into());
+        }
+    }
+    Ok(all.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_asked_for_is_not_there() {
+        assert_eq!(oci(&Default::default()).unwrap(), json!({}));
+        let limits = cri::LinuxContainerResources {
+            memory_limit_in_bytes: 1 << 20,
+            cpu_quota: -5,
+            cpu_shares: 2,
+            cpuset_cpus: "0".into(),
+            ..Default::default()
+        };
+        let expected = json!({"memory": {"limit": 1 << 20}, "cpu": {"shares": 2, "quota": -1, "cpus": "0"}});
+        assert_eq!(oci(&limits).unwrap(), expected);
+    }
+
+    #[test]
+    fn impossible_values_are_named() {
+        let limits = cri::LinuxContainerResources { memory_limit_in_bytes: -1, ..Default::default() };
+        assert!(oci(&limits).unwrap_err().to_string().contains("memory_limit_in_bytes is -1"));
+        let unified = [("memory.high".to_owned(), "1".to_owned())].into();
+        let limits = cri::LinuxContainerResources { unified, ..Default::default() };
+        assert!(matches!(oci(&limits), Err(Error::Unsupported(_))));
+    }
+}
