@@ -3,12 +3,14 @@
 //! A layer is read once: registry, digest check, decompression, diff-id check, tar parser, and out come the
 //! layer's file contents (`data`) and its metadata (`tree`). An image is the merge of its layers' trees as
 //! EROFS metadata, whose files point into the layers' data; the disk that a guest mounts is the one behind
-//! the other. No archive is ever unpacked into a directory of the host.
+//! the other. No archive is ever unpacked into a directory of the host. The disk of a machine is an image as well,
+//! kept as a sparse raw file.
 #![forbid(unsafe_code)]
 
 mod config;
 pub mod convert;
 mod digest;
+pub mod disk;
 mod error;
 pub mod image;
 mod layout;

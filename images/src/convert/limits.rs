@@ -10,9 +10,11 @@ pub struct Limits {
     pub entries: u64,
     /// Bytes of a layer's metadata: names, links, extended attributes.
     pub tree_bytes: u64,
-    /// Bytes of a layer once decompressed.
+    /// Bytes of a layer once decompressed, of a disk image as it comes, and of the data in it.
     pub layer_bytes: u64,
-    /// A layer may always unpack to this many bytes, whatever its compressed size.
+    /// Bytes of a disk, most of which may be holes.
+    pub disk_bytes: u64,
+    /// A layer or disk may always unpack to this many bytes, whatever its compressed size.
     pub ratio_floor: u64,
     /// Past `ratio_floor`, unpacked bytes per compressed byte.
     pub ratio: u64,
@@ -28,6 +30,7 @@ impl Default for Limits {
             entries: 1_000_000,
             tree_bytes: 512 << 20,
             layer_bytes: 64 << 30,
+            disk_bytes: 2 << 40,
             ratio_floor: 1 << 30,
             ratio: 200,
             memory: 2 << 30,

@@ -1,6 +1,7 @@
 //! One image: its layers' trees merged and written as EROFS metadata.
 
 mod apply;
+mod contained;
 mod erofs;
 mod merge;
 #[cfg(test)]
@@ -12,6 +13,8 @@ use std::io::BufReader;
 use crate::convert::{ConvertError, Limits};
 use crate::tree::TreeReader;
 
+pub use contained::DiskFile;
+
 /// A layer's files as the merge reads them.
 #[derive(Debug)]
 pub struct LayerInput {
@@ -21,9 +24,18 @@ pub struct LayerInput {
     pub data_len: u64,
 }
 
+/// What an image came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Built {
+    /// Bytes of its metadata, a multiple of 4096.
+    pub meta_len: u64,
+    /// The disk image that is all it holds, if it is one.
+    pub disk: Option<DiskFile>,
+}
+
 /// Merges `layers` (lowest first) and writes the metadata of their EROFS file system to `meta`, which must be
 /// empty. The file system is `meta` followed by each layer's data. Without layers it is an empty root
-/// directory. Returns the bytes in `meta`, a multiple of 4096.
+/// directory.
 ///
 /// # Errors
 /// [`ConvertError`] for trees that make no image (a hard link to nothing, a whiteout through a symbolic link),
@@ -33,7 +45,7 @@ pub fn build_image(
     uuid: [u8; 16],
     meta: &File,
     limits: &Limits,
-) -> Result<u64, ConvertError> {
+) -> Result<Built, ConvertError> {
     use std::io::Seek;
     let mut tree = merge::Merged::new(limits);
     for (index, layer) in layers.iter().enumerate() {
@@ -45,5 +57,6 @@ pub fn build_image(
         apply::apply_layer(&mut tree, index, open)?;
     }
     let lengths: Vec<u64> = layers.iter().map(|layer| layer.data_len).collect();
-    erofs::write(&tree, &lengths, uuid, meta)
+    let meta_len = erofs::write(&tree, &lengths, uuid, meta)?;
+    Ok(Built { meta_len, disk: contained::find(&tree) })
 }

@@ -20,9 +20,9 @@ fn build(dir: &Path, layers: &[Vec<u8>]) -> Result<PathBuf, ConvertError> {
         disks.push(data);
     }
     let meta = dir.join("meta");
-    let length = build_image(&inputs, [7; 16], &File::create_new(&meta).unwrap(), &Limits::default())?;
-    assert_eq!(std::fs::metadata(&meta).unwrap().len(), length);
-    assert_eq!(length % 4096, 0);
+    let built = build_image(&inputs, [7; 16], &File::create_new(&meta).unwrap(), &Limits::default())?;
+    assert_eq!(std::fs::metadata(&meta).unwrap().len(), built.meta_len);
+    assert_eq!((built.meta_len % 4096, built.disk), (0, None));
     let mut disk = std::fs::read(&meta).unwrap();
     for data in &disks {
         disk.extend_from_slice(&std::fs::read(data.path()).unwrap());

@@ -1,5 +1,6 @@
 //! Manifests, indexes and image configurations, of OCI and of Docker's schema 2.
 
+mod artifact;
 mod config;
 mod platform;
 
@@ -9,6 +10,7 @@ use serde::Deserialize;
 use crate::digest;
 use crate::error::{ImageError, Result};
 
+pub(crate) use artifact::disk;
 pub(crate) use config::{check_config, parse_config};
 pub(crate) use platform::choose;
 
@@ -102,6 +104,9 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Document> {
 }
 
 fn check(manifest: &ImageManifest) -> Result<()> {
+    if let Some((_, layer)) = disk(manifest) {
+        return digest::hex(layer.digest().as_ref()).map(drop);
+    }
     let config = manifest.config().media_type().as_ref();
     if !CONFIG_TYPES.contains(&config) {
         let what = format!("it is an artifact of type {:?}, not a container image", digest::clip(config));

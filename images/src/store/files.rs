@@ -46,6 +46,13 @@ impl Files {
         Ok(self.root.join("images").join(digest::hex(id)?))
     }
 
+    /// Bytes that a layer's data takes.
+    pub(crate) fn allocated(&self, diff_id: &str) -> Result<u64> {
+        let path = self.layer(diff_id)?.join("data");
+        let metadata = path.metadata().during(|| format!("looking at {}", path.display()))?;
+        Ok(metadata.blocks() * 512)
+    }
+
     /// A new directory in `tmp`.
     pub(crate) fn scratch(&self) -> Result<Scratch> {
         let path = self.root.join("tmp").join(uuid::Uuid::new_v4().simple().to_string());

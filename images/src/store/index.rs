@@ -26,11 +26,18 @@ const LOCK_POLL: Duration = Duration::from_millis(10);
 pub(crate) struct ImageRecord {
     /// The layers' diff-ids, lowest first.
     pub(crate) layers: Vec<String>,
-    /// Bytes of `meta`.
+    /// Bytes of `meta`; none of a disk image, which has no metadata of ours.
     pub(crate) meta_len: u64,
 }
 
-/// A layer, by its diff-id.
+impl ImageRecord {
+    /// Whether it is a disk image: its only layer is the disk.
+    pub(crate) fn is_disk(&self) -> bool {
+        self.meta_len == 0
+    }
+}
+
+/// A layer, by its diff-id. A disk is a layer with an empty tree, by [`super::disk::key`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LayerRecord {
     /// Digest of the blob that it was made from.

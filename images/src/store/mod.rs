@@ -1,7 +1,9 @@
 //! The content store: layers by diff-id, images by the digest of their configuration.
 
+mod disk;
 mod fetch;
 mod files;
+mod import_disk;
 mod index;
 mod locks;
 mod pins;
@@ -41,15 +43,19 @@ pub struct Image {
     pub repo_tags: Vec<String>,
     /// Complete references with digests, sorted.
     pub repo_digests: Vec<String>,
-    /// Bytes of its disk and its layers' trees; layers may be shared with other images.
+    /// Bytes of its disk and its layers' trees; layers may be shared with other images. Of a disk image what it
+    /// takes without its holes.
     pub size: u64,
+    /// Whether it is the disk of a machine, whose partitions and file systems are the guest's to find; otherwise
+    /// an EROFS file system.
+    pub is_disk: bool,
     /// Whether it must not be removed to win space; no image of the store is.
     pub pinned: bool,
     /// Its configuration.
     pub config: ImageConfiguration,
 }
 
-/// An image's read-only disk: an EROFS file system in pieces.
+/// An image's read-only disk: an EROFS file system in pieces, or the disk of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
     /// The pieces, one behind the other.
@@ -63,7 +69,7 @@ pub struct DiskExtent {
     pub file: PathBuf,
     /// Where the piece begins in it, in bytes.
     pub offset: u64,
-    /// Bytes, a multiple of 4096.
+    /// Bytes, a multiple of 4096; of a machine's disk, of 512.
     pub length: u64,
 }
 
@@ -137,7 +143,10 @@ impl ImageStore {
         let missing = || ImageError::NotFound(format!("image {:?}", digest::clip(id)));
         let record = self.inner.index.image(id)?.ok_or_else(missing)?;
         let meta = self.inner.files.image(id)?.join("meta");
-        let mut extents = vec![DiskExtent { file: meta, offset: 0, length: record.meta_len }];
+        let mut extents = Vec::with_capacity(1 + record.layers.len());
+        if !record.is_disk() {
+            extents.push(DiskExtent { file: meta, offset: 0, length: record.meta_len });
+        }
         for diff_id in &record.layers {
             let length = self.inner.index.layer(diff_id)?.ok_or_else(missing)?.data_len;
             if length != 0 {
@@ -266,14 +275,18 @@ impl Inner {
         let config = std::fs::read(&path).during(|| format!("reading {}", path.display()))?;
         let mut size = record.meta_len;
         for diff_id in record.layers.iter().collect::<BTreeSet<_>>() {
-            if let Some(layer) = self.index.layer(diff_id)? {
-                size += layer.data_len + layer.tree_len;
+            match self.index.layer(diff_id)? {
+                Some(_) if record.is_disk() => size += self.files.allocated(diff_id)?,
+                Some(layer) => size += layer.data_len + layer.tree_len,
+                None => {}
             }
         }
         let names =
             references.iter().filter(|(_, named)| named == id).map(|(reference, _)| reference.clone());
         let (repo_digests, repo_tags) = names.partition(|name| name.contains('@'));
+        let is_disk = record.is_disk();
         let config = parse_config(&config)?;
-        Ok(Image { id: id.to_owned(), repo_tags, repo_digests, size, pinned: false, config })
+        let config = if is_disk { disk::with_init(config) } else { config };
+        Ok(Image { id: id.to_owned(), repo_tags, repo_digests, size, is_disk, pinned: false, config })
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use oci_spec::image::ImageManifest;
 use sha2::{Digest, Sha256};
 
+use super::disk::Documents;
 use super::files::Scratch;
 use super::index::ImageRecord;
 use super::pins::Pinned;
@@ -14,6 +15,7 @@ use super::{Image, ImageStore, Inner};
 use crate::config::Credentials;
 use crate::digest;
 use crate::error::{ImageError, IoContext, Result};
+use crate::image::DiskFile;
 use crate::layout::Layout;
 use crate::manifest::{self, Document, check_config, parse_config};
 use crate::progress::{Progress, Silent, Step};
@@ -78,6 +80,9 @@ impl Inner {
         progress: &dyn Progress,
     ) -> Result<Image> {
         let (manifest_bytes, manifest) = resolve(source, top, what).await?;
+        if let Some((format, blob)) = manifest::disk(&manifest) {
+            return self.fetch_disk(source, &manifest_bytes, format, blob, names, progress).await;
+        }
         let id = manifest.config().digest().to_string();
         let config_bytes = source.document(&id).await?;
         let diff_ids = check_config(&parse_config(&config_bytes)?, &manifest, what)?;
@@ -93,15 +98,26 @@ impl Inner {
         let scratch = self.files.scratch()?;
         scratch.write("manifest", &manifest_bytes)?;
         scratch.write("config", &config_bytes)?;
-        let meta_len = self.merge(&scratch, &id, &diff_ids).await?;
+        let (meta_len, disk) = self.merge(&scratch, &id, &diff_ids).await?;
+        if let Some(disk) = disk {
+            let config_bytes = config_bytes.to_vec();
+            let documents = Documents { id, config_bytes, manifest_bytes, names };
+            return self.adopt_contained(&disk, &pinned, documents).await;
+        }
         let record = ImageRecord { layers: diff_ids, meta_len };
         let (store, image) = (Arc::clone(self), id.clone());
         pinned.hold_while(move || store.publish_image(scratch, &image, &record, &names)).await?;
         self.view_by_id(&id)?.ok_or(ImageError::NotFound(id))
     }
 
-    /// Writes the metadata of the image `id` into `scratch` and gives its bytes.
-    async fn merge(&self, scratch: &Scratch, id: &str, diff_ids: &[String]) -> Result<u64> {
+    /// Writes the metadata of the image `id` into `scratch` and gives its bytes, and the disk that is all the
+    /// image holds, if it is one.
+    async fn merge(
+        &self,
+        scratch: &Scratch,
+        id: &str,
+        diff_ids: &[String],
+    ) -> Result<(u64, Option<DiskFile>)> {
         let meta = scratch.create("meta")?;
         let mut files = vec![meta.try_clone().during(|| "duplicating a descriptor".into())?];
         let mut layers = Vec::with_capacity(diff_ids.len());
@@ -115,19 +131,20 @@ impl Inner {
         let mut uuid = [0; 16];
         uuid.copy_from_slice(&Sha256::digest(id.as_bytes())[..16]);
         let worker = self.workers.start(Task::Image { layers, uuid }, files)?;
-        let meta_len = match worker.finish().await.map_err(|error| error.of(&format!("image {id}")))? {
-            Outcome::Image { meta_len } => meta_len,
-            other => return Err(unexpected(&other)),
-        };
+        let (meta_len, disk) =
+            match worker.finish().await.map_err(|error| error.of(&format!("image {id}")))? {
+                Outcome::Image { meta_len, disk } => (meta_len, disk),
+                other => return Err(unexpected(&other)),
+            };
         let found = meta.metadata().during(|| "looking at an image's metadata".into())?.len();
         if found != meta_len || meta_len == 0 || meta_len % 4096 != 0 {
-            return Err(unexpected(&Outcome::Image { meta_len }));
+            return Err(unexpected(&Outcome::Image { meta_len, disk }));
         }
-        Ok(meta_len)
+        Ok((meta_len, disk))
     }
 
     /// Gives the image `id` the `names`, if it is there.
-    fn name_image(&self, id: &str, names: &[String]) -> Result<Option<Image>> {
+    pub(super) fn name_image(&self, id: &str, names: &[String]) -> Result<Option<Image>> {
         let _unchanged = self.pins.lock();
         let Some(record) = self.index.image(id)? else { return Ok(None) };
         self.index.put_image(id, &record, names)?;

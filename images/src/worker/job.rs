@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::convert::{ConvertError, Limits, Verdict};
+use crate::image::DiskFile;
 
 /// The first descriptor after standard input, output and error.
 pub const FIRST_FD: i32 = 3;
@@ -33,13 +34,20 @@ pub enum Task {
         /// The file system's identifier.
         uuid: [u8; 16],
     },
+    /// The disk in a qcow2 image, a piece of a file ([`FIRST_FD`] + 1), into a sparse file ([`FIRST_FD`]).
+    Qcow2 {
+        /// Where the image begins in its file, in bytes.
+        offset: u64,
+        /// Its bytes.
+        length: u64,
+    },
 }
 
 impl Task {
     /// How many descriptors belong to it, from [`FIRST_FD`] on.
     pub fn descriptors(&self) -> usize {
         match self {
-            Self::Layer => 2,
+            Self::Layer | Self::Qcow2 { .. } => 2,
             Self::Image { layers, .. } => 1 + layers.len(),
         }
     }
@@ -54,6 +62,14 @@ pub enum Outcome {
     Image {
         /// Bytes of `meta`.
         meta_len: u64,
+        /// The disk image that is all that the image holds, if it is one (KubeVirt's containerDisk).
+        #[serde(default)]
+        disk: Option<DiskFile>,
+    },
+    /// The disk is written.
+    Disk {
+        /// Its bytes; the file may be shorter, and the rest is zero.
+        bytes: u64,
     },
     /// It cannot be done.
     Failed(ConvertError),

@@ -45,7 +45,9 @@ impl Workers {
         // Within the CPU time that it may take, a worker that computes is no stalled one.
         let patience = match task {
             Task::Layer => self.stall,
-            Task::Image { .. } => self.stall.max(Duration::from_secs(self.limits.cpu_seconds)),
+            Task::Image { .. } | Task::Qcow2 { .. } => {
+                self.stall.max(Duration::from_secs(self.limits.cpu_seconds))
+            }
         };
         let job = Job { task, limits: self.limits.clone(), run_as: self.run_as };
         let job =

@@ -11,6 +11,7 @@ mod server;
 mod confinement;
 mod crash;
 mod differential;
+mod disks;
 mod documents;
 mod hostile;
 mod import;

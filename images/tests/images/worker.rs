@@ -15,6 +15,13 @@ use crate::support::{assert_empty, config};
 /// Imports a small image, or one larger than a pipe, with the shell script `worker`, which has the real one's
 /// path in `$REAL`.
 async fn import(dir: &Path, worker: &str, content: &[u8], stall: Duration) -> Result<Image, ImageError> {
+    let store = store_with(dir, worker, stall);
+    let layout = simple(dir, &[("file", content)]);
+    store.import_layout(&layout.dir, None).await
+}
+
+/// A store whose worker is that script.
+fn store_with(dir: &Path, worker: &str, stall: Duration) -> ImageStore {
     let program = dir.join("worker");
     let real = env!("CARGO_BIN_EXE_husk-convert");
     fs::write(
@@ -23,11 +30,9 @@ async fn import(dir: &Path, worker: &str, content: &[u8], stall: Duration) -> Re
     )
     .unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    let layout = simple(dir, &[("file", content)]);
     let limits = Limits { cpu_seconds: 1, ..Limits::default() };
     let config = RegistryConfig { worker: program, stall, limits, ..config() };
-    let store = ImageStore::open(&dir.join("store"), config).unwrap();
-    store.import_layout(&layout.dir, None).await
+    ImageStore::open(&dir.join("store"), config).unwrap()
 }
 
 /// The same, which must fail soon and leave neither content nor a process.
@@ -123,6 +128,43 @@ async fn a_worker_that_talks_nonsense_is_an_error() {
     // A layer that is not the one it should be is the image's fault, as far as anyone can tell.
     let error = fails(&layer(&digest(b"other"), "0", 0), SMALL, PATIENT).await;
     assert!(matches!(error, ImageError::Corrupt(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_worker_that_lies_of_a_disk_is_an_error() {
+    // Of which file in which layer the disk is.
+    for (layer, offset, size) in [(1, "0", "5"), (0, "4096", "1"), (0, "0", "18446744073709551615")] {
+        let disk = format!(r#"{{"layer":{layer},"offset":{offset},"size":{size}}}"#);
+        let image = format!(r#"{{"Image":{{"meta_len":4096,"disk":{disk}}}}}"#);
+        let worker = format!(
+            "case \"$1\" in *Image*) head -c 4096 /dev/zero >&3; echo '{image}';; *) exec \"$REAL\" \"$@\";; esac"
+        );
+        let error = fails(&worker, SMALL, PATIENT).await;
+        assert!(
+            matches!(&error, ImageError::Io { what, .. } if what.contains("conversion worker")),
+            "{disk}: {error}"
+        );
+    }
+    // How large it is, and what was written.
+    for worker in [
+        r#"echo '{"Disk":{"bytes":0}}'"#,
+        r#"echo '{"Disk":{"bytes":511}}'"#,
+        r#"echo '{"Disk":{"bytes":18446744073709551104}}'"#,
+        r#"head -c 1024 /dev/zero >&3; echo '{"Disk":{"bytes":512}}'"#,
+        r#"echo '{"Image":{"meta_len":4096}}'"#,
+        "kill -KILL $$",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store_with(dir.path(), worker, PATIENT);
+        let disk = dir.path().join("disk");
+        fs::write(&disk, b"QFI\xfb\0\0\0\x03").unwrap();
+        let error = store.import_disk(&disk, None).await.expect_err(worker);
+        assert!(
+            matches!(&error, ImageError::Io { what, .. } if what.contains("conversion worker")),
+            "{worker}: {error}"
+        );
+        assert_empty(dir.path());
+    }
 }
 
 #[tokio::test]

@@ -13,8 +13,10 @@ use crate::sys;
 
 /// What reading, writing, allocating and ending take. A process of threads is not among it, nor is any way to
 /// a file by name.
-const ALLOWED: [libc::c_long; 16] = [
+const ALLOWED: [libc::c_long; 18] = [
     libc::SYS_read,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
     libc::SYS_write,
     libc::SYS_writev,
     libc::SYS_lseek,
@@ -40,6 +42,7 @@ pub fn confine(job: &Job) -> io::Result<()> {
         Task::Layer => limits.layer_bytes.saturating_add(limits.entries.saturating_mul(4096)),
         // Metadata is written from memory, the names twice at most.
         Task::Image { .. } => limits.memory.saturating_mul(2),
+        Task::Qcow2 { .. } => limits.disk_bytes,
     };
     sys::limit(libc::RLIMIT_FSIZE, largest)?;
     sys::limit(libc::RLIMIT_AS, limits.memory)?;

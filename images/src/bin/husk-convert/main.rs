@@ -11,6 +11,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use husk_images::convert::{ConvertError, convert_layer};
+use husk_images::disk::qcow2::{FilePiece, convert_qcow2};
 use husk_images::image::{LayerInput, build_image};
 use husk_images::worker::{Job, Outcome, Task};
 
@@ -60,7 +61,13 @@ fn run(job: &Job, files: Vec<File>) -> Result<Outcome, ConvertError> {
                 .iter()
                 .map(|data_len| Ok(LayerInput { tree: next()?, data_len: *data_len }))
                 .collect::<Result<Vec<_>, ConvertError>>()?;
-            build_image(&layers, *uuid, &meta, &job.limits).map(|meta_len| Outcome::Image { meta_len })
+            let built = build_image(&layers, *uuid, &meta, &job.limits)?;
+            Ok(Outcome::Image { meta_len: built.meta_len, disk: built.disk })
+        }
+        Task::Qcow2 { offset, length } => {
+            let (disk, file) = (next()?, next()?);
+            let source = FilePiece { file: &file, offset: *offset, length: *length };
+            convert_qcow2(&source, &disk, &job.limits).map(|bytes| Outcome::Disk { bytes })
         }
     }
 }
