@@ -47,6 +47,55 @@ pub fn set_window_size(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> io:
     check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &size) }.into()).map(drop)
 }
 
+/// Has the kernel read a disk's partition table anew (BLKRRPART).
+pub fn rescan_partitions(disk: BorrowedFd<'_>) -> io::Result<()> {
+    const BLKRRPART: libc::c_ulong = 0x125f;
+    // SAFETY: BLKRRPART takes nothing.
+    check(unsafe { libc::ioctl(disk.as_raw_fd(), BLKRRPART) }.into()).map(drop)
+}
+
+/// Says whether a disk may be written to (BLKROSET): a read-only file system does not even try then.
+pub fn set_disk_read_only(disk: BorrowedFd<'_>, read_only: bool) -> io::Result<()> {
+    const BLKROSET: libc::c_ulong = 0x125d;
+    let value = libc::c_int::from(read_only);
+    // SAFETY: BLKROSET reads one int, which outlives the call.
+    check(unsafe { libc::ioctl(disk.as_raw_fd(), BLKROSET, &value) }.into()).map(drop)
+}
+
+/// `struct blkpg_ioctl_arg` (linux/blkpg.h).
+#[repr(C)]
+struct BlkpgArgument {
+    operation: libc::c_int,
+    flags: libc::c_int,
+    length: libc::c_int,
+    partition: *const BlkpgPartition,
+}
+
+/// `struct blkpg_partition` (linux/blkpg.h).
+#[repr(C)]
+struct BlkpgPartition {
+    start: i64,
+    length: i64,
+    number: libc::c_int,
+    names: [[u8; 64]; 2],
+}
+
+/// Has the kernel forget a partition of a disk (BLKPG); what is on it stays.
+pub fn forget_partition(disk: BorrowedFd<'_>, number: u32) -> io::Result<()> {
+    const BLKPG: libc::c_ulong = 0x1269;
+    const BLKPG_DEL_PARTITION: libc::c_int = 2;
+    let number = libc::c_int::try_from(number).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let partition = BlkpgPartition { start: 0, length: 0, number, names: [[0; 64]; 2] };
+    let argument = BlkpgArgument {
+        operation: BLKPG_DEL_PARTITION,
+        flags: 0,
+        length: size_of::<BlkpgPartition>() as libc::c_int,
+        partition: &raw const partition,
+    };
+    // SAFETY: BLKPG reads the argument and the partition it points to, both of which outlive the call.
+    check(unsafe { libc::ioctl(disk.as_raw_fd(), BLKPG, &raw const argument) }.into()).map(drop)
+}
+
 /// Opens the other side of the terminal `master` (TIOCGPTPEER), whatever mount its name is in.
 pub fn terminal_peer(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;

@@ -58,6 +58,8 @@ pub struct VmDefaults {
     pub block_slots: u8,
     /// Size limit of a pod's scratch disk, MiB; it is sparse.
     pub scratch_mib: u64,
+    /// The most that a pod may ask for instead, MiB; less than `scratch_mib` is as much as that.
+    pub scratch_max_mib: u64,
     /// How long a guest may take from start to a listening agent, seconds.
     pub boot_timeout_secs: u64,
     /// Bytes of a guest's console that are kept.
@@ -109,6 +111,7 @@ impl Default for VmDefaults {
             memory_overhead_mib: 64,
             block_slots: 12,
             scratch_mib: 10 << 10,
+            scratch_max_mib: 0,
             boot_timeout_secs: 60,
             console_limit: 1 << 20,
         }

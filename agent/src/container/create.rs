@@ -27,7 +27,7 @@ impl Container {
         sandbox::volumes::mount_for(&spec)?;
         let bundle = paths::bundle(&request.id);
         fs::create_dir_all(&bundle).context(|| format!("making {}", bundle.display()))?;
-        let root = Root::mount(&tools.images, &request.id, &rootfs.image_serial).await?;
+        let root = Root::mount(&tools.images, &request.id, &rootfs).await?;
         let prepared =
             prepare(&request.id, &mut spec, &rootfs, &request.user.unwrap_or_default(), root.place());
         let (identity, template) = match prepared {

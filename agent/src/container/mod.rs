@@ -3,6 +3,7 @@
 mod create;
 mod delete;
 mod exec;
+mod images;
 mod root;
 mod spec;
 mod start;
@@ -16,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use husk_proto::agent::{self, ProcessId, ProcessState, ResolvedUser, StatsResponse, TerminalSize};
 use oci_spec::runtime::{LinuxDeviceCgroup, Process as OciProcess};
 
-pub use self::root::Images;
+pub use self::images::Images;
 use self::root::Root;
 use self::usage::Usage;
 use crate::cgroup::Cgroup;

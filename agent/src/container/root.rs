@@ -1,83 +1,33 @@
 //! A container's root: an overlay of its image and a directory of the scratch space.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use husk_proto::agent::RootFs;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use tokio::sync::Mutex;
 
+use super::images::{Images, Source};
 use crate::error::{Context, Result};
-use crate::ids;
 use crate::paths;
-use crate::sandbox::disk::Disk;
 use crate::trash;
-
-/// The images' file systems, each mounted once however many containers use it.
-#[derive(Default)]
-pub struct Images {
-    mounted: Mutex<HashMap<String, Mounted>>,
-}
-
-struct Mounted {
-    disk: Disk,
-    users: usize,
-}
-
-impl Images {
-    fn place(serial: &str) -> PathBuf {
-        Path::new(paths::IMAGES).join(serial)
-    }
-
-    /// Mounts the image of that disk unless it is; each call is to be matched by a [`release`](Self::release).
-    async fn acquire(&self, serial: &str) -> Result<PathBuf> {
-        ids::check_serial(serial)?;
-        let place = Self::place(serial);
-        // Held while mounting: a second container of the same image waits.
-        let mut mounted = self.mounted.lock().await;
-        match mounted.entry(serial.to_owned()) {
-            Entry::Occupied(mut entry) => entry.get_mut().users += 1,
-            Entry::Vacant(entry) => {
-                let disk = Disk::find(serial)?;
-                disk.mount(&place, "erofs", MsFlags::MS_RDONLY | MsFlags::MS_NODEV, "").await?;
-                entry.insert(Mounted { disk, users: 1 });
-            }
-        }
-        Ok(place)
-    }
-
-    /// Unmounts the image when its last user goes, and waits until the host may take the disk away.
-    async fn release(&self, serial: &str) -> Result<()> {
-        let mut mounted = self.mounted.lock().await;
-        let Some(image) = mounted.get_mut(serial) else { return Ok(()) };
-        image.users = image.users.saturating_sub(1);
-        if image.users > 0 {
-            return Ok(());
-        }
-        let disk = image.disk.clone();
-        mounted.remove(serial);
-        unmount(&Self::place(serial))?;
-        disk.released().await
-    }
-}
 
 /// A container's root, mounted.
 #[derive(Debug)]
 pub struct Root {
-    serial: String,
+    image: Source,
     place: PathBuf,
     layer: PathBuf,
 }
 
 impl Root {
-    /// Mounts the image of `serial` with a writable layer for the container `id`. A read-only root has one as
+    /// Mounts the image that `rootfs` names with a writable layer for the container `id`. A read-only root has one as
     /// well: mount points that the image lacks are made in it, before the container library makes the root
     /// read-only for the container.
-    pub async fn mount(images: &Images, id: &str, serial: &str) -> Result<Self> {
-        let image = images.acquire(serial).await?;
+    pub async fn mount(images: &Images, id: &str, rootfs: &RootFs) -> Result<Self> {
+        let source = Source::of(rootfs)?;
+        let image = images.acquire(&source, rootfs).await?;
         let root = Self {
-            serial: serial.to_owned(),
+            image: source,
             place: paths::bundle(id).join("rootfs"),
             layer: Path::new(paths::SCRATCH).join(id),
         };
@@ -125,7 +75,7 @@ impl Root {
     pub async fn unmount(&self, images: &Images) -> Result<()> {
         unmount(&self.place)?;
         trash::discard(&self.layer)?;
-        images.release(&self.serial).await
+        images.release(&self.image).await
     }
 }
 
@@ -137,7 +87,7 @@ fn copy_attributes(from: &Path, to: &Path) -> Result<()> {
         .context(|| format!("setting the owner and mode of {}", to.display()))
 }
 
-fn unmount(place: &Path) -> Result<()> {
+pub(super) fn unmount(place: &Path) -> Result<()> {
     match umount2(place, MntFlags::UMOUNT_NOFOLLOW) {
         // Not mounted, or not even there.
         Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => Ok(()),

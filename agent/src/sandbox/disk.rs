@@ -47,15 +47,45 @@ impl Disk {
         Err(Error::NotFound(format!("no block device of the guest has the serial {serial:?}")))
     }
 
-    fn node(&self) -> PathBuf {
+    /// The kernel's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What sysfs knows of it.
+    pub fn directory(&self) -> PathBuf {
+        Path::new(DEVICES).join(&self.name)
+    }
+
+    /// Its device node.
+    pub fn node(&self) -> PathBuf {
         Path::new("/dev").join(&self.name)
     }
 
     /// Bytes; 0 without a medium.
     fn size(&self) -> Result<u64> {
-        let path = Path::new(DEVICES).join(&self.name).join("size");
+        let path = self.directory().join("size");
         let text = fs::read_to_string(&path).context(|| format!("reading {}", path.display()))?;
         Ok(text.trim().parse::<u64>().unwrap_or(0).saturating_mul(512))
+    }
+
+    /// Waits until the device has a medium of `bytes` bytes.
+    pub async fn arrived(&self, bytes: u64) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let size = self.size()?;
+            if size == bytes {
+                return Ok(());
+            }
+            if begun.elapsed() > PATIENCE {
+                let node = self.node();
+                return Err(Error::State(format!(
+                    "{} has {size} bytes, the disk image {bytes}: it has not been attached",
+                    node.display()
+                )));
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
     }
 
     /// Mounts the file system on the device, waiting for its medium: the kernel hears of one a little later

@@ -3,6 +3,7 @@
 pub mod disk;
 mod files;
 mod network;
+pub mod partition;
 mod sysctl;
 pub mod volumes;
 

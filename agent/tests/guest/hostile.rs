@@ -45,10 +45,10 @@ pub async fn specs(pod: &Pod) {
     refused(pod.create(pod.request_with(&["true"], bind)).await, Code::InvalidArgument, "/run/husk");
     refused(pod.create(pod.request(&[])).await, Code::InvalidArgument, "command");
     let mut stranger = pod.request(&["true"]);
-    stranger.rootfs = Some(RootFs { image_serial: "no-such-disk".into(), read_only: false });
+    stranger.rootfs = Some(RootFs { image_serial: "no-such-disk".into(), read_only: false, disk: None });
     refused(pod.create(stranger).await, Code::NotFound, "no-such-disk");
     let mut escaping = pod.request(&["true"]);
-    escaping.rootfs = Some(RootFs { image_serial: "../vda".into(), read_only: false });
+    escaping.rootfs = Some(RootFs { image_serial: "../vda".into(), read_only: false, disk: None });
     refused(pod.create(escaping).await, Code::InvalidArgument, "../vda");
     // What only the start finds out.
     let nonsense =
@@ -139,7 +139,7 @@ pub async fn sizes(pod: &Pod) {
 pub async fn links_in_the_image(pod: &Pod) {
     let odd = |args: &[&str]| {
         let mut request = pod.request(args);
-        request.rootfs = Some(RootFs { image_serial: ODD_IMAGE.into(), read_only: false });
+        request.rootfs = Some(RootFs { image_serial: ODD_IMAGE.into(), read_only: false, disk: None });
         request
     };
     // Its /etc/passwd is a link out of the root: inside the root there is nothing at its end.

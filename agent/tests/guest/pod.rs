@@ -207,7 +207,7 @@ impl Pod {
         CreateContainerRequest {
             id: self.new_id(),
             oci_spec: spec.to_string().into_bytes(),
-            rootfs: Some(RootFs { image_serial: vm::IMAGE.into(), read_only: false }),
+            rootfs: Some(RootFs { image_serial: vm::IMAGE.into(), read_only: false, disk: None }),
             user: None,
             stdin: false,
             stdin_once: false,

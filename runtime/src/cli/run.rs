@@ -9,6 +9,7 @@ use husk_proto::cri;
 
 use super::node;
 use crate::config::Config;
+use crate::container::PARTITION;
 use crate::error::{Error, Result};
 use crate::node::Node;
 use crate::pull_progress::PullProgress;
@@ -16,7 +17,7 @@ use crate::pull_progress::PullProgress;
 /// Arguments of `husk run`.
 #[derive(Debug, clap::Args)]
 pub struct Run {
-    /// Registry reference, or oci:DIRECTORY[:TAG] for a local OCI layout
+    /// Registry reference, oci:DIRECTORY[:TAG] for a local OCI layout, or disk:FILE for a raw or qcow2 disk
     image: String,
     /// Command and its arguments [default: the image's]
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -27,6 +28,9 @@ pub struct Run {
     /// The pod's network: "cni" as the node's pods have, "none", or "auto": cni if it is configured
     #[arg(long, default_value = "auto", value_parser = ["auto", "cni", "none"])]
     network: String,
+    /// Of a disk: the partition with the root, by number or label [default: the largest with a file system]
+    #[arg(long, value_name = "NAME")]
+    partition: Option<String>,
     /// Print how long each step took, to standard error
     #[arg(long)]
     timings: bool,
@@ -57,6 +61,9 @@ impl Run {
 
     /// The image's id.
     async fn fetch(&self, node: &Node) -> Result<String> {
+        if let Some(file) = self.image.strip_prefix("disk:") {
+            return Ok(node.images.import_disk(Path::new(file), None).await?.id);
+        }
         let Some(layout) = self.image.strip_prefix("oci:") else {
             let shown = self.image.clone();
             let progress = PullProgress::new(move |line| eprintln!("husk: {shown}: {line}"));
@@ -83,6 +90,7 @@ impl Run {
             // As Docker's and Podman's: the words replace the image's arguments, not its entrypoint.
             args: self.command.clone(),
             log_path: "run.log".into(),
+            annotations: self.partition.iter().map(|name| (PARTITION.to_owned(), name.clone())).collect(),
             ..Default::default()
         };
         let id = node.create_container(pod, config).await?;

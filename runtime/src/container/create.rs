@@ -5,7 +5,7 @@ use std::sync::Arc;
 use husk_proto::{agent, cri};
 use husk_vmm::config::slot_serial;
 
-use super::{log_path, spec};
+use super::{disk, log_path, spec};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::node::{Container, Live, Node, new_id, now_nanos};
@@ -39,7 +39,10 @@ impl Node {
             stdin: config.stdin,
             stdin_once: config.stdin_once,
         };
-        let read_only = spec::read_only_root(&config);
+        let mut rootfs = agent::RootFs { read_only: spec::read_only_root(&config), ..Default::default() };
+        if image.is_disk {
+            rootfs.disk = Some(disk::machine_disk(&self.images.disk(&image.id)?, &config, &pod_config)?);
+        }
         let stop_signal = image.config.config().as_ref().and_then(|c| c.stop_signal().clone());
         let record = ContainerRecord {
             id,
@@ -58,7 +61,7 @@ impl Node {
                 && other.config.as_ref().and_then(|config| config.metadata.as_ref()) == Some(&metadata)
         })?;
         let _changing = container.changing.lock().await;
-        match self.create_in_guest(&live, &container, request, read_only, &volumes).await {
+        match self.create_in_guest(&live, &container, request, rootfs, &volumes).await {
             Ok(()) => Ok(container.id.clone()),
             Err(error) => {
                 // The guest may have come further than its answer.
@@ -79,13 +82,14 @@ impl Node {
         live: &Live,
         container: &Container,
         mut request: agent::CreateContainerRequest,
-        read_only: bool,
+        mut rootfs: agent::RootFs,
         volumes: &[Volume],
     ) -> Result<()> {
         live.volumes.lock().await.add(&self.config.volumes, &live.vm, &container.id, volumes).await?;
         let image_id = container.record().image_id;
         let slot = self.take_image(live, container, &image_id).await?;
-        request.rootfs = Some(agent::RootFs { image_serial: slot_serial(slot), read_only });
+        rootfs.image_serial = slot_serial(slot);
+        request.rootfs = Some(rootfs);
         let answer = live
             .guest
             .clone()

@@ -1,6 +1,7 @@
 //! The life of a container: one file an operation.
 
 mod create;
+mod disk;
 mod exec;
 mod log;
 mod log_journal;
@@ -15,6 +16,7 @@ mod start;
 mod stop;
 mod update;
 
+pub use disk::PARTITION;
 pub use logger::Logger;
 
 use husk_proto::agent;

@@ -4,6 +4,7 @@ mod recover;
 mod remove;
 mod resolv;
 mod run;
+mod scratch;
 mod stop;
 
 use std::path::Path;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use husk_proto::{agent, cri};
 use husk_vmm::config::slot_serial;
 
-use super::{resolv, tear_down};
+use super::{resolv, scratch, tear_down};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::network::{Dns, PodNetworkRequest, PortMapping, Protocol};
@@ -55,7 +55,8 @@ impl Node {
         let metadata = config.metadata.clone().unwrap_or_default();
         let dir = self.pod_dir(&pod.id);
         std::fs::create_dir_all(&dir).map_err(|e| Error::io("make", &dir, e))?;
-        let scratch = self.scratch.instantiate(&self.scratch_path(&pod.id))?;
+        let scratch_bytes = scratch::bytes(&config.annotations, &self.config.vm)?;
+        let scratch = self.scratch.instantiate(&self.scratch_path(&pod.id), scratch_bytes)?;
 
         let mut nets = Vec::new();
         let mut configure = agent::ConfigureSandboxRequest {
@@ -108,7 +109,7 @@ impl Node {
         vm.attach(
             SCRATCH_SLOT,
             false,
-            vec![DiskPiece { file: scratch.into(), offset: 0, length: self.scratch.size() }],
+            vec![DiskPiece { file: scratch.into(), offset: 0, length: scratch_bytes }],
         )
         .await?;
         let mut guest = guest::connect(&vm.vsock()).await?;

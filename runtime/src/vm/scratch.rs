@@ -24,42 +24,47 @@ impl ScratchTemplate {
             return Ok(ScratchTemplate { path, size });
         }
         let half_made = path.with_extension("new");
-        let file = File::create(&half_made).map_err(|e| Error::io("create", &half_made, e))?;
-        file.set_len(size).map_err(|e| Error::io("size", &half_made, e))?;
-        // No journal: a scratch disk is thrown away with its pod and never mounted twice.
-        let output = Command::new("mke2fs")
-            .args(["-q", "-F", "-t", "ext4", "-m", "0", "-O", "^has_journal"])
-            .args(["-E", "lazy_itable_init=1,nodiscard"])
-            .arg(&half_made)
-            .output()
-            .map_err(|e| Error::Unavailable(format!("cannot run mke2fs ({e}): install e2fsprogs")))?;
-        if !output.status.success() {
-            return Err(Error::Internal(format!(
-                "mke2fs: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            )));
-        }
-        file.sync_all().map_err(|e| Error::io("sync", &half_made, e))?;
+        make(&half_made, size)?.sync_all().map_err(|e| Error::io("sync", &half_made, e))?;
         std::fs::rename(&half_made, &path).map_err(|e| Error::io("rename", &half_made, e))?;
         Ok(ScratchTemplate { path, size })
     }
 
-    /// A new disk at `path`, opened for reading and writing.
-    pub fn instantiate(&self, path: &Path) -> Result<File> {
+    /// A new disk of `bytes` bytes at `path`, opened for reading and writing. One of another size than the
+    /// template's takes longer.
+    pub fn instantiate(&self, path: &Path, bytes: u64) -> Result<File> {
+        if bytes != self.size {
+            return make(path, bytes);
+        }
         let copy = || -> std::io::Result<File> {
             let from = File::open(&self.path)?;
-            let to = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+            let to = open(path)?;
             to.set_len(self.size)?;
             copy_data(&from, &to)?;
             Ok(to)
         };
         copy().map_err(|e| Error::io("make the scratch disk", path, e))
     }
+}
 
-    /// Bytes.
-    pub fn size(&self) -> u64 {
-        self.size
+fn open(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)
+}
+
+/// A new file at `path` with an empty file system of `bytes` bytes.
+fn make(path: &Path, bytes: u64) -> Result<File> {
+    let file = open(path).map_err(|e| Error::io("create", path, e))?;
+    file.set_len(bytes).map_err(|e| Error::io("size", path, e))?;
+    // No journal: a scratch disk is thrown away with its pod and never mounted twice.
+    let output = Command::new("mke2fs")
+        .args(["-q", "-F", "-t", "ext4", "-m", "0", "-O", "^has_journal"])
+        .args(["-E", "lazy_itable_init=1,nodiscard"])
+        .arg(path)
+        .output()
+        .map_err(|e| Error::Unavailable(format!("cannot run mke2fs ({e}): install e2fsprogs")))?;
+    if !output.status.success() {
+        return Err(Error::Internal(format!("mke2fs: {}", String::from_utf8_lossy(&output.stderr).trim())));
     }
+    Ok(file)
 }
 
 /// Copies what is not a hole.
@@ -95,11 +100,16 @@ mod tests {
     fn a_scratch_disk_is_sparse_and_a_file_system() {
         let dir = tempfile::tempdir().unwrap();
         let template = ScratchTemplate::prepare(dir.path(), 256).unwrap();
-        let disk = template.instantiate(&dir.path().join("disk")).unwrap();
+        let disk = template.instantiate(&dir.path().join("disk"), 256 << 20).unwrap();
         let meta = disk.metadata().unwrap();
         assert_eq!(meta.len(), 256 << 20);
         assert!(meta.blocks() * 512 < 16 << 20, "{} bytes on disk", meta.blocks() * 512);
-        let check = Command::new("e2fsck").args(["-fn"]).arg(dir.path().join("disk")).output().unwrap();
-        assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+        let larger = template.instantiate(&dir.path().join("larger"), 1 << 30).unwrap();
+        assert_eq!(larger.metadata().unwrap().len(), 1 << 30);
+        assert!(larger.metadata().unwrap().blocks() * 512 < 32 << 20);
+        for name in ["disk", "larger"] {
+            let check = Command::new("e2fsck").args(["-fn"]).arg(dir.path().join(name)).output().unwrap();
+            assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+        }
     }
 }
