@@ -40,8 +40,9 @@ kernel: ## the guest's kernel, in target/guest
 initramfs: build ## the guest's initramfs with the agent, in target/guest
 	guest-kernel/initramfs
 
-images: ## the tests' images, in target/test-images
+images: ## the tests' images and disks, in target/test-images and target/test-disks
 	tests/images/build
+	tests/images/disks
 
 testbed: ## check the test bed itself
 	tests/testbed/selftest

@@ -31,6 +31,7 @@ impl Paths {
             (paths.kernel(), "make kernel"),
             (paths.initramfs(), "make initramfs"),
             (paths.images().join("index.json"), "make images"),
+            (paths.disks().join("fingerprint"), "make images"),
         ];
         for (path, mend) in needed {
             assert!(path.is_file(), "{} is not there: run `{mend}`", path.display());
@@ -62,5 +63,10 @@ impl Paths {
     /// The OCI layout of test images.
     pub fn images(&self) -> PathBuf {
         self.checkout.join("target/test-images")
+    }
+
+    /// The disks.
+    pub fn disks(&self) -> PathBuf {
+        self.checkout.join("target/test-disks")
     }
 }

@@ -11,14 +11,14 @@ use tempfile::TempDir;
 use crate::faults::without_kvm;
 
 /// A configuration of its own, beside the daemon's.
-struct Own {
+pub struct Own {
     dir: TempDir,
     config: Daemon,
     bed: Arc<Bed>,
 }
 
 impl Own {
-    fn new(bed: &Arc<Bed>) -> Own {
+    pub fn new(bed: &Arc<Bed>) -> Own {
         // Shorter than /tmp: sockets below it must fit in 107 bytes (unix(7)).
         let dir =
             tempfile::Builder::new().prefix("h").rand_bytes(3).tempdir_in("/run").expect("make a directory");
@@ -36,7 +36,8 @@ impl Own {
         fs::write(&self.config.config, text.replace(&old, &new)).expect("write the configuration");
     }
 
-    fn husk(&self, args: &[&str]) -> Output {
+    /// Runs husk with it.
+    pub fn husk(&self, args: &[&str]) -> Output {
         self.under(Command::new(self.bed.paths.program("husk")), args)
     }
 
@@ -56,7 +57,7 @@ impl Own {
     }
 
     /// Nothing of the command's pod may be left in its own directories.
-    fn check_clean(&self) {
+    pub fn check_clean(&self) {
         let run = self.dir.path().join("standalone");
         let root = self.config.root.join("standalone");
         for dir in
@@ -70,11 +71,11 @@ impl Own {
     }
 }
 
-fn stdout(output: &Output) -> String {
+pub fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn stderr(output: &Output) -> String {
+pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 

@@ -6,6 +6,7 @@ mod bad_input;
 mod churn;
 mod command_line;
 mod crictl;
+mod disks;
 mod exec;
 mod faults;
 mod images;
@@ -121,6 +122,7 @@ fn main() -> ExitCode {
         life: filters, idempotence, unknown_ids, same_name_twice, stopped_pod, attempts;
         images: pull_list_remove, platform_of_an_index, layers_are_whole, malformed_references, not_in_the_registry,
             damaged_content, unreachable_registry, wrong_platform;
+        disks: container_disk, partitions, from_files, debian;
         bad_input: incomplete_requests, host_namespaces, log_paths, oversize_request, calls_not_there,
             what_is_not_served;
         faults: plugin_fails_to_add, plugin_fails_to_delete, no_network_configured, no_kvm, vmm_killed;
