@@ -46,7 +46,7 @@ impl Node {
         let config = format!(r#"{{"rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#);
         let manifest = format!(r#"[{{"Config":"c.json","RepoTags":["{name}"],"Layers":["l.tar"]}}]"#);
         let members =
-            [("c.json", config.as_bytes()), ("l.tar", &layer), ("manifest.json", manifest.as_bytes())];
+            [("c.json", config.as_bytes()), ("l.tar", &layer[..]), ("manifest.json", manifest.as_bytes())];
         let path = self.0.path().join(format!("{}.tar", hex(name.as_bytes())));
         fs::write(&path, tar(&members)).unwrap();
         path.to_str().unwrap().to_owned()

@@ -61,7 +61,7 @@ struct File {
 struct Settings {
     capabilities: Option<Vec<String>>,
     ca: Option<OneOrMany<PathBuf>>,
-    client: Option<OneOrMany<OneOrMany<PathBuf>>>,
+    client: Option<Client>,
     #[serde(default)]
     skip_verify: bool,
     #[serde(default)]
@@ -75,6 +75,14 @@ struct Settings {
 enum OneOrMany<T> {
     One(T),
     Many(Vec<T>),
+}
+
+/// Files with a certificate and its key, or pairs of them.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Client {
+    One(PathBuf),
+    Many(Vec<OneOrMany<PathBuf>>),
 }
 
 impl<T> OneOrMany<T> {
@@ -134,8 +142,15 @@ impl Settings {
         }
         let may = |name: &str| capabilities.iter().any(|capability| capability == name);
         let mut identities = Vec::new();
-        for pair in self.client.map(OneOrMany::into_vec).unwrap_or_default() {
-            let files: Vec<PathBuf> = pair.into_vec().iter().map(|file| dir.join(file)).collect();
+        let clients = match self.client {
+            Some(Client::One(file)) => vec![OneOrMany::One(file)],
+            Some(Client::Many(clients)) => clients,
+            None => Vec::new(),
+        };
+        for pair in clients {
+            // An empty name stands for a key that is in the certificate's file.
+            let named = pair.into_vec().into_iter().filter(|file| !file.as_os_str().is_empty());
+            let files: Vec<PathBuf> = named.map(|file| dir.join(file)).collect();
             if !(1..=2).contains(&files.len()) {
                 return Err("client: give a certificate and its key, or one file with both".into());
             }
@@ -210,7 +225,7 @@ mod tests {
             [host."https://z.example"]
               capabilities = ["pull"]
               ca = ["a.pem", "/etc/b.pem"]
-              client = [["c.pem", "c.key"], "both.pem"]
+              client = [["c.pem", "c.key"], "both.pem", ["other.pem", ""]]
               dial_timeout = "1s"
             [host."http://a.example:5000/team/"]
               override_path = true
@@ -229,7 +244,8 @@ mod tests {
         assert_eq!((first.pull, first.resolve, third.resolve), (true, false, true));
         assert_eq!(first.tls.ca, [Path::new("/dir/a.pem"), Path::new("/etc/b.pem")]);
         let pair: &[&Path] = &[Path::new("/dir/c.pem"), Path::new("/dir/c.key")];
-        assert_eq!(first.tls.identities, [pair, &[Path::new("/dir/both.pem")]]);
+        let (one, other) = ([Path::new("/dir/both.pem")], [Path::new("/dir/other.pem")]);
+        assert_eq!(first.tls.identities, [pair, &one[..], &other[..]]);
         assert!(second.tls.skip_verify && !first.tls.skip_verify);
         assert_eq!(
             (second.headers["x-one"].as_bytes(), second.headers.get_all("x-two").iter().count()),

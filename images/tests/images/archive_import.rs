@@ -78,9 +78,9 @@ async fn several_saved_images_share_their_layers() {
     let path = saved(
         dir.path(),
         &[
-            ("a/layer.tar", b'0', &base),
-            ("b/layer.tar", b'2', b"../a/layer.tar"),
-            ("c/layer.tar", b'0', &top),
+            ("a/layer.tar", b'0', &base[..]),
+            ("b/layer.tar", b'2', &b"../a/layer.tar"[..]),
+            ("c/layer.tar", b'0', &top[..]),
             ("1.json", b'0', one.as_bytes()),
             ("2.json", b'0', two.as_bytes()),
             ("manifest.json", b'0', manifest.as_bytes()),
@@ -110,11 +110,10 @@ async fn archives_that_lie_are_refused() {
     let good = manifest("c", &["l"]);
     let padded = " ".repeat(5 << 20);
     type Members<'a> = Vec<(&'a str, u8, &'a [u8])>;
-    let with = |manifest: &'static str| -> String { manifest.to_owned() };
     let (outside, absent, many) =
         (manifest("../../etc/passwd", &[]), manifest("c", &["absent"]), manifest("c", &["l", "l"]));
-    let (no_json, bad_name) = (with("["), good.replace("x:1", "X Y"));
-    let whole: [(&str, u8, &[u8]); 2] = [("c", b'0', config.as_bytes()), ("l", b'0', &layer)];
+    let (no_json, bad_name) = ("[", good.replace("x:1", "X Y"));
+    let whole: [(&str, u8, &[u8]); 2] = [("c", b'0', config.as_bytes()), ("l", b'0', &layer[..])];
     let cases: [(&str, Members<'_>); 9] = [
         ("not found", [&whole[..], &[("manifest.json", b'0', outside.as_bytes())]].concat()),
         ("not found", [&whole[..], &[("manifest.json", b'0', absent.as_bytes())]].concat()),
@@ -125,9 +124,12 @@ async fn archives_that_lie_are_refused() {
         ("neither oci-layout nor", whole.to_vec()),
         (
             "does not match its digest",
-            vec![whole[0], ("l", b'0', &[0; 1024]), ("manifest.json", b'0', good.as_bytes())],
+            vec![whole[0], ("l", b'0', &[0; 1024][..]), ("manifest.json", b'0', good.as_bytes())],
         ),
-        ("not found", vec![whole[0], ("l", b'2', b"/etc/passwd"), ("manifest.json", b'0', good.as_bytes())]),
+        (
+            "not found",
+            vec![whole[0], ("l", b'2', &b"/etc/passwd"[..]), ("manifest.json", b'0', good.as_bytes())],
+        ),
     ];
     for (says, members) in cases {
         let dir = tempfile::tempdir().unwrap();
