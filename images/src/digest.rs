@@ -34,11 +34,15 @@ pub(crate) fn is_hex(text: &str) -> bool {
 /// Fails unless `bytes` have the digest `expected`.
 pub(crate) fn verify(bytes: &[u8], expected: &str) -> Result<()> {
     hex(expected)?;
-    let found = of(bytes);
+    same(&of(bytes), expected)
+}
+
+/// Fails unless the digest `found` is the `expected` one.
+pub(crate) fn same(found: &str, expected: &str) -> Result<()> {
     if found == expected {
         Ok(())
     } else {
-        Err(ImageError::Corrupt(format!("content of {expected} has the digest {found}")))
+        Err(ImageError::Corrupt(format!("content of {expected} has the digest {}", clip(found))))
     }
 }
 

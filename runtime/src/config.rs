@@ -82,6 +82,13 @@ pub struct RegistryConfig {
     pub converter: PathBuf,
     /// Registry host to the URLs that are tried before it, in order.
     pub mirrors: BTreeMap<String, Vec<String>>,
+    /// Directories of containerd-style `HOST/hosts.toml` files.
+    pub hosts_dirs: Vec<PathBuf>,
+    /// Docker's `config.json` with credentials for pulls that bring none. Every pod of the node can use images that
+    /// they open.
+    pub docker_config: Option<PathBuf>,
+    /// Images that kubelet and `husk gc` leave alone: references, or beginnings of them followed by "*".
+    pub pinned: Vec<String>,
 }
 
 impl Default for Config {
@@ -117,7 +124,13 @@ impl Default for VmDefaults {
 
 impl Default for RegistryConfig {
     fn default() -> Self {
-        RegistryConfig { converter: beside_self("husk-convert"), mirrors: BTreeMap::new() }
+        RegistryConfig {
+            converter: beside_self("husk-convert"),
+            mirrors: BTreeMap::new(),
+            hosts_dirs: vec!["/etc/husk/certs.d".into(), "/etc/containerd/certs.d".into()],
+            docker_config: None,
+            pinned: Vec::new(),
+        }
     }
 }
 

@@ -1,14 +1,14 @@
-//! One layer: a compressed stream in, its `data` and `tree` out, in one pass.
+//! One layer: an archive in, its `data` and `tree` out, in one pass.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
-use super::decode::LayerReader;
 use super::error::{ConvertError, show};
 use super::limits::Limits;
 use super::path::{normalise, split};
+use super::stream::ArchiveStream;
 use super::tar::{EntryKind, Header, TarReader};
 use crate::tree::{Entry, Kind, TreeWriter, XATTRS_MAX, Xattr};
 
@@ -18,8 +18,6 @@ pub(crate) const ALIGN: u64 = 4096;
 /// What a conversion found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// "sha256:…" of the decompressed stream.
-    pub diff_id: String,
     /// Bytes in `data`, a multiple of 4096.
     pub data_len: u64,
     /// Bytes in `tree`.
@@ -28,7 +26,7 @@ pub struct Verdict {
     pub entries: u64,
 }
 
-/// Converts the layer that `input` gives (gzip, zstd or plain) into `data` and `tree`, which must be empty.
+/// Converts the uncompressed layer that `input` gives into `data` and `tree`, which must be empty.
 ///
 /// # Errors
 /// [`ConvertError`] for bytes that are no acceptable layer, budgets, and I/O. The files are then unfit.
@@ -38,7 +36,7 @@ pub fn convert_layer(
     tree: &File,
     limits: &Limits,
 ) -> Result<Verdict, ConvertError> {
-    let mut archive = TarReader::new(LayerReader::new(input, limits)?);
+    let mut archive = TarReader::new(ArchiveStream::new(input, limits.layer_bytes));
     let mut data = DataWriter { out: BufWriter::with_capacity(1 << 20, data), length: 0 };
     let out = BufWriter::with_capacity(256 << 10, tree);
     let mut tree = TreeWriter::new(out).map_err(|e| ConvertError::io("writing a layer's tree", &e))?;
@@ -56,7 +54,8 @@ pub fn convert_layer(
     let entries = tree.entries();
     let tree_len = tree.finish().map_err(|e| ConvertError::io("writing a layer's tree", &e))?;
     let data_len = data.finish()?;
-    Ok(Verdict { diff_id: archive.finish()?, data_len, tree_len, entries })
+    archive.finish()?;
+    Ok(Verdict { data_len, tree_len, entries })
 }
 
 fn convert_entry(

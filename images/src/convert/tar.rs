@@ -3,10 +3,10 @@
 //! Where GNU tar, bsdtar, Python and Go read an archive differently, it is refused rather than guessed at: one
 //! archive must not mean two things.
 
-use super::decode::LayerReader;
 use super::error::{ConvertError, show};
 use super::path::PATH_MAX;
 use super::pax::Pax;
+use super::stream::ArchiveStream;
 
 const BLOCK: usize = 512;
 /// Longest extended header. Attributes of 64 KiB and paths fit many times.
@@ -41,14 +41,14 @@ pub(crate) enum EntryKind {
 
 /// Reads entries one after another; the caller takes each file's contents with [`TarReader::contents`].
 pub(crate) struct TarReader<'a> {
-    input: LayerReader<'a>,
+    input: ArchiveStream<'a>,
     /// Contents of the current entry not yet read, and the padding after them.
     remaining: u64,
     padding: usize,
 }
 
 impl<'a> TarReader<'a> {
-    pub(crate) fn new(input: LayerReader<'a>) -> Self {
+    pub(crate) fn new(input: ArchiveStream<'a>) -> Self {
         Self { input, remaining: 0, padding: 0 }
     }
 
@@ -168,14 +168,19 @@ impl<'a> TarReader<'a> {
         }
         let n = self.input.read(&mut buffer[..want])?;
         if n == 0 {
-            return Err(ConvertError::malformed("the layer's archive ends in the middle of a file"));
+            return Err(ConvertError::malformed("the archive ends in the middle of a file"));
         }
         self.remaining -= n as u64;
         Ok(n)
     }
 
-    /// Reads to the stream's end and gives the diff-id.
-    pub(crate) fn finish(self) -> Result<String, ConvertError> {
+    /// Where the current file's contents go on, in bytes from the archive's beginning.
+    pub(crate) fn position(&self) -> u64 {
+        self.input.position()
+    }
+
+    /// Reads to the stream's end.
+    pub(crate) fn finish(self) -> Result<(), ConvertError> {
         self.input.finish()
     }
 
@@ -189,7 +194,7 @@ impl<'a> TarReader<'a> {
         while self.contents(&mut scratch)? != 0 {}
         let padding = std::mem::take(&mut self.padding);
         if padding != 0 && !self.input.read_exact(&mut scratch[..padding])? {
-            return Err(ConvertError::malformed("the layer's archive ends in the middle of a file"));
+            return Err(ConvertError::malformed("the archive ends in the middle of a file"));
         }
         Ok(())
     }

@@ -26,8 +26,8 @@ const LOCK_POLL: Duration = Duration::from_millis(10);
 pub(crate) struct ImageRecord {
     /// The layers' diff-ids, lowest first.
     pub(crate) layers: Vec<String>,
-    /// Bytes of `meta`.
-    pub(crate) meta_len: u64,
+    /// Its metadata.
+    pub(crate) meta: Sealed,
 }
 
 /// A layer, by its diff-id.
@@ -35,8 +35,17 @@ pub(crate) struct ImageRecord {
 pub(crate) struct LayerRecord {
     /// Digest of the blob that it was made from.
     pub(crate) blob: String,
-    pub(crate) data_len: u64,
-    pub(crate) tree_len: u64,
+    pub(crate) data: Sealed,
+    pub(crate) tree: Sealed,
+}
+
+/// What a file was when it was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sealed {
+    /// Bytes.
+    pub(crate) length: u64,
+    /// CRC-32 of them, by which damage is found. It is no defence against who may write the store.
+    pub(crate) crc: u32,
 }
 
 /// The open index. Every change is on disk when its call returns.

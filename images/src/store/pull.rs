@@ -1,7 +1,6 @@
-//! Pulling and importing: what is missing is fetched and converted, then recorded.
+//! Pulling: what is missing is fetched and converted, then recorded.
 
 use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 
 use oci_spec::image::ImageManifest;
@@ -11,12 +10,11 @@ use super::files::Scratch;
 use super::index::ImageRecord;
 use super::pins::Pinned;
 use super::{Image, ImageStore, Inner};
-use crate::config::Credentials;
+use crate::credentials::Credentials;
 use crate::digest;
 use crate::error::{ImageError, IoContext, Result};
-use crate::layout::Layout;
 use crate::manifest::{self, Document, check_config, parse_config};
-use crate::progress::{Progress, Silent, Step};
+use crate::progress::{Progress, Step};
 use crate::reference::{Reference, Version};
 use crate::registry::Repository;
 use crate::source::Source;
@@ -40,7 +38,8 @@ impl ImageStore {
         progress: &dyn Progress,
     ) -> Result<Image> {
         let reference = Reference::parse(reference)?;
-        let repository = Repository::new(&self.inner.http, &self.inner.config, &reference, credentials)?;
+        let repository =
+            Repository::new(&self.inner.http, &self.inner.config, &reference, credentials).await?;
         let top = repository.manifest(&reference.version).await?;
         let mut names = vec![reference.at(&digest::of(&top)).to_string()];
         if let Version::Tag(_) = reference.version {
@@ -49,27 +48,10 @@ impl ImageStore {
         let source = Source::Registry(repository);
         self.inner.fetch(&source, &top, &reference.to_string(), names, progress).await
     }
-
-    /// Reads an image from the OCI layout in the directory `layout`: the one annotated as `tag`, or the only
-    /// one. It is named if its annotation is a whole reference.
-    ///
-    /// # Errors
-    /// [`ImageError`], as for a pull.
-    pub async fn import_layout(&self, layout: &Path, tag: Option<&str>) -> Result<Image> {
-        let layout = Layout::open(layout)?;
-        let (entry, name) = layout.select(tag)?;
-        let top = layout.document(entry.digest().as_ref())?;
-        let names = match &name {
-            Some(name) => vec![name.at(&digest::of(&top)).to_string(), name.to_string()],
-            None => Vec::new(),
-        };
-        let what = name.map_or_else(|| layout.name(), |name| name.to_string());
-        self.inner.fetch(&Source::Layout(layout), &top, &what, names, &Silent).await
-    }
 }
 
 impl Inner {
-    async fn fetch(
+    pub(super) async fn fetch(
         self: &Arc<Self>,
         source: &Source,
         top: &[u8],
@@ -93,15 +75,14 @@ impl Inner {
         let scratch = self.files.scratch()?;
         scratch.write("manifest", &manifest_bytes)?;
         scratch.write("config", &config_bytes)?;
-        let meta_len = self.merge(&scratch, &id, &diff_ids).await?;
-        let record = ImageRecord { layers: diff_ids, meta_len };
+        self.merge(&scratch, &id, &diff_ids).await?;
         let (store, image) = (Arc::clone(self), id.clone());
-        pinned.hold_while(move || store.publish_image(scratch, &image, &record, &names)).await?;
+        pinned.hold_while(move || store.publish_image(scratch, &image, diff_ids, &names)).await?;
         self.view_by_id(&id)?.ok_or(ImageError::NotFound(id))
     }
 
-    /// Writes the metadata of the image `id` into `scratch` and gives its bytes.
-    async fn merge(&self, scratch: &Scratch, id: &str, diff_ids: &[String]) -> Result<u64> {
+    /// Writes the metadata of the image `id` into `scratch`.
+    async fn merge(&self, scratch: &Scratch, id: &str, diff_ids: &[String]) -> Result<()> {
         let meta = scratch.create("meta")?;
         let mut files = vec![meta.try_clone().during(|| "duplicating a descriptor".into())?];
         let mut layers = Vec::with_capacity(diff_ids.len());
@@ -109,7 +90,7 @@ impl Inner {
             let path = self.files.layer(diff_id)?.join("tree");
             files.push(File::open(&path).during(|| format!("opening {}", path.display()))?);
             let record = self.index.layer(diff_id)?;
-            layers.push(record.ok_or_else(|| ImageError::NotFound(format!("layer {diff_id}")))?.data_len);
+            layers.push(record.ok_or_else(|| ImageError::NotFound(format!("layer {diff_id}")))?.data.length);
         }
         // The identifier follows from the content, so that the same image is the same disk everywhere.
         let mut uuid = [0; 16];
@@ -123,7 +104,7 @@ impl Inner {
         if found != meta_len || meta_len == 0 || meta_len % 4096 != 0 {
             return Err(unexpected(&Outcome::Image { meta_len }));
         }
-        Ok(meta_len)
+        Ok(())
     }
 
     /// Gives the image `id` the `names`, if it is there.
@@ -138,15 +119,16 @@ impl Inner {
         &self,
         scratch: Scratch,
         id: &str,
-        record: &ImageRecord,
+        layers: Vec<String>,
         names: &[String],
     ) -> Result<()> {
+        let record = ImageRecord { layers, meta: scratch.seal("meta")? };
         scratch.sync()?;
         let _unchanged = self.pins.lock();
         if self.index.image(id)?.is_none() {
             scratch.publish(&self.files, &self.files.image(id)?)?;
         }
-        self.index.put_image(id, record, names)
+        self.index.put_image(id, &record, names)
     }
 }
 

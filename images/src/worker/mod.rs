@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ impl Workers {
         let program = self.program.display();
         // Within the CPU time that it may take, a worker that computes is no stalled one.
         let patience = match task {
-            Task::Layer => self.stall,
+            Task::Unpack | Task::Layer => self.stall,
             Task::Image { .. } => self.stall.max(Duration::from_secs(self.limits.cpu_seconds)),
         };
         let job = Job { task, limits: self.limits.clone(), run_as: self.run_as };
@@ -90,13 +91,25 @@ impl Worker {
     }
 
     /// Ends the input and waits for the outcome.
-    pub(crate) async fn finish(mut self) -> Result<Outcome> {
+    pub(crate) async fn finish(self) -> Result<Outcome> {
+        self.finish_while(|| 0).await
+    }
+
+    /// The same, with patience for as long as `progress` changes.
+    pub(crate) async fn finish_while(mut self, progress: impl Fn() -> u64) -> Result<Outcome> {
         self.input = None;
         let mut answer = Vec::new();
         if let Some(output) = self.child.stdout.take() {
             let mut output = output.take(OUTCOME_MAX);
-            let read =
-                timeout(self.patience, output.read_to_end(&mut answer)).await.map_err(|_| self.stalled())?;
+            let mut reading = pin!(output.read_to_end(&mut answer));
+            let read = loop {
+                let before = progress();
+                match timeout(self.patience, &mut reading).await {
+                    Ok(read) => break read,
+                    Err(_) if progress() != before => {}
+                    Err(_) => return Err(self.stalled()),
+                }
+            };
             read.during(|| "reading the conversion worker's answer".into())?;
         }
         let ended = timeout(self.patience, self.child.wait()).await.map_err(|_| self.stalled())?;

@@ -4,15 +4,19 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod docker_registry;
+mod bed;
 mod intruder;
 mod server;
 
+mod archive_import;
 mod confinement;
 mod crash;
+mod credentials;
+mod damage;
 mod differential;
 mod documents;
 mod hostile;
+mod hosts;
 mod import;
 mod mirrors;
 mod misbehaviour;
