@@ -10,6 +10,8 @@ mod config;
 pub mod convert;
 mod digest;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod image;
 mod layout;
 mod manifest;

@@ -5,7 +5,7 @@ pub(crate) mod error;
 mod layer;
 mod limits;
 pub(crate) mod path;
-mod pax;
+pub(crate) mod pax;
 mod tar;
 #[cfg(test)]
 pub(crate) mod tests;
