@@ -1,7 +1,7 @@
 //! One layer: a compressed stream in, its `data` and `tree` out, in one pass.
 
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +9,7 @@ use super::decode::LayerReader;
 use super::error::{ConvertError, show};
 use super::limits::Limits;
 use super::path::{normalise, split};
+use super::sparse::Part;
 use super::tar::{EntryKind, Header, TarReader};
 use crate::tree::{Entry, Kind, TreeWriter, XATTRS_MAX, Xattr};
 
@@ -39,7 +40,8 @@ pub fn convert_layer(
     limits: &Limits,
 ) -> Result<Verdict, ConvertError> {
     let mut archive = TarReader::new(LayerReader::new(input, limits)?);
-    let mut data = DataWriter { out: BufWriter::with_capacity(1 << 20, data), length: 0 };
+    let out = BufWriter::with_capacity(1 << 20, data);
+    let mut data = DataWriter { out, length: 0, limit: limits.layer_bytes };
     let out = BufWriter::with_capacity(256 << 10, tree);
     let mut tree = TreeWriter::new(out).map_err(|e| ConvertError::io("writing a layer's tree", &e))?;
     while let Some(header) = archive.next()? {
@@ -78,7 +80,10 @@ fn convert_entry(
             return Err(ConvertError::malformed("the archive's root is not a directory"));
         }
         EntryKind::File => {
-            let offset = data.copy(header.size, archive)?;
+            let offset = match &header.parts {
+                None => data.copy(header.size, archive)?,
+                Some(parts) => data.copy_sparse(header.size, parts, archive)?,
+            };
             Kind::File { offset, size: header.size }
         }
         EntryKind::Symlink => {
@@ -152,6 +157,8 @@ fn plain(path: Vec<u8>, kind: Kind) -> Entry {
 struct DataWriter<'a> {
     out: BufWriter<&'a File>,
     length: u64,
+    /// Most bytes, holes counted.
+    limit: u64,
 }
 
 impl DataWriter<'_> {
@@ -160,17 +167,71 @@ impl DataWriter<'_> {
             return Ok(0);
         }
         let offset = self.length;
+        self.contents(size, archive)?;
+        self.pad()?;
+        Ok(offset)
+    }
+
+    /// The same for a file of which the archive holds only `parts`: the rest become holes.
+    fn copy_sparse(
+        &mut self,
+        size: u64,
+        parts: &[Part],
+        archive: &mut TarReader<'_>,
+    ) -> Result<u64, ConvertError> {
+        if size == 0 {
+            return Ok(0);
+        }
+        let offset = self.length;
+        let end = offset.checked_add(size).filter(|end| *end <= self.limit);
+        let end = end.ok_or_else(|| {
+            ConvertError::TooLarge(format!(
+                "with a sparse file of {size} bytes a layer is over {}",
+                self.limit
+            ))
+        })?;
+        for part in parts {
+            self.hole(offset + part.offset)?;
+            self.contents(part.length, archive)?;
+        }
+        // The file's last byte is written, so that the data is as long as it should be.
+        if self.length < end {
+            self.hole(end - 1)?;
+            self.write(&[0])?;
+        }
+        self.pad()?;
+        Ok(offset)
+    }
+
+    /// Takes the next `size` bytes of the archive's contents.
+    fn contents(&mut self, size: u64, archive: &mut TarReader<'_>) -> Result<(), ConvertError> {
         let mut buffer = [0; 32 << 10];
-        loop {
-            let n = archive.contents(&mut buffer)?;
+        let mut left = size;
+        while left != 0 {
+            let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let n = archive.contents(&mut buffer[..want])?;
             if n == 0 {
-                break;
+                return Err(ConvertError::malformed("a file's contents are shorter than its size"));
             }
             self.write(&buffer[..n])?;
+            left -= n as u64;
         }
+        Ok(())
+    }
+
+    fn hole(&mut self, end: u64) -> Result<(), ConvertError> {
+        if end > self.length {
+            self.out
+                .seek(SeekFrom::Start(end))
+                .map_err(|e| ConvertError::io("writing a layer's data", &e))?;
+            self.length = end;
+        }
+        Ok(())
+    }
+
+    fn pad(&mut self) -> Result<(), ConvertError> {
         let padding = (ALIGN - self.length % ALIGN) % ALIGN;
-        self.write(&[0; ALIGN as usize][..padding as usize])?;
-        Ok(offset)
+        self.write(&[0; ALIGN as usize][..padding as usize])
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), ConvertError> {

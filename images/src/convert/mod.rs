@@ -6,6 +6,7 @@ mod layer;
 mod limits;
 pub(crate) mod path;
 pub(crate) mod pax;
+mod sparse;
 mod tar;
 #[cfg(test)]
 pub(crate) mod tests;
