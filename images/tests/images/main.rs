@@ -1,5 +1,5 @@
 //! What users of the crate see, with real tools and real servers: Debian's `docker-registry`, `skopeo`,
-//! `fsck.erofs` and GNU tar (all installed by `tests/deps/install`).
+//! `umoci`, `fsck.erofs` and GNU tar (all installed by `tests/deps/install`).
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -8,12 +8,14 @@ mod docker_registry;
 mod intruder;
 mod server;
 
+mod combinations;
 mod confinement;
 mod crash;
 mod differential;
 mod documents;
 mod hostile;
 mod import;
+mod memory;
 mod mirrors;
 mod misbehaviour;
 mod pull;
