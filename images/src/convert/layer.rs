@@ -1,20 +1,17 @@
 //! One layer: a compressed stream in, its `data` and `tree` out, in one pass.
 
 use std::fs::File;
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Read};
 
 use serde::{Deserialize, Serialize};
 
+use super::data::DataWriter;
 use super::decode::LayerReader;
 use super::error::{ConvertError, show};
 use super::limits::Limits;
 use super::path::{normalise, split};
-use super::sparse::Part;
 use super::tar::{EntryKind, Header, TarReader};
 use crate::tree::{Entry, Kind, TreeWriter, XATTRS_MAX, Xattr};
-
-/// File contents begin at multiples of this, the page size of guests and EROFS's block.
-pub(crate) const ALIGN: u64 = 4096;
 
 /// What a conversion found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,8 +37,7 @@ pub fn convert_layer(
     limits: &Limits,
 ) -> Result<Verdict, ConvertError> {
     let mut archive = TarReader::new(LayerReader::new(input, limits)?);
-    let out = BufWriter::with_capacity(1 << 20, data);
-    let mut data = DataWriter { out, length: 0, limit: limits.layer_bytes };
+    let mut data = DataWriter::new(data, limits.layer_bytes);
     let out = BufWriter::with_capacity(256 << 10, tree);
     let mut tree = TreeWriter::new(out).map_err(|e| ConvertError::io("writing a layer's tree", &e))?;
     while let Some(header) = archive.next()? {
@@ -151,97 +147,4 @@ fn whiteout(path: &[u8], hidden: &[u8]) -> Result<Option<(Vec<u8>, Kind)>, Conve
 
 fn plain(path: Vec<u8>, kind: Kind) -> Entry {
     Entry { path, kind, mode: 0, uid: 0, gid: 0, mtime: 0, mtime_nsec: 0, xattrs: Vec::new() }
-}
-
-/// Appends file contents, each padded to [`ALIGN`].
-struct DataWriter<'a> {
-    out: BufWriter<&'a File>,
-    length: u64,
-    /// Most bytes, holes counted.
-    limit: u64,
-}
-
-impl DataWriter<'_> {
-    fn copy(&mut self, size: u64, archive: &mut TarReader<'_>) -> Result<u64, ConvertError> {
-        if size == 0 {
-            return Ok(0);
-        }
-        let offset = self.length;
-        self.contents(size, archive)?;
-        self.pad()?;
-        Ok(offset)
-    }
-
-    /// The same for a file of which the archive holds only `parts`: the rest become holes.
-    fn copy_sparse(
-        &mut self,
-        size: u64,
-        parts: &[Part],
-        archive: &mut TarReader<'_>,
-    ) -> Result<u64, ConvertError> {
-        if size == 0 {
-            return Ok(0);
-        }
-        let offset = self.length;
-        let end = offset.checked_add(size).filter(|end| *end <= self.limit);
-        let end = end.ok_or_else(|| {
-            ConvertError::TooLarge(format!(
-                "with a sparse file of {size} bytes a layer is over {}",
-                self.limit
-            ))
-        })?;
-        for part in parts {
-            self.hole(offset + part.offset)?;
-            self.contents(part.length, archive)?;
-        }
-        // The file's last byte is written, so that the data is as long as it should be.
-        if self.length < end {
-            self.hole(end - 1)?;
-            self.write(&[0])?;
-        }
-        self.pad()?;
-        Ok(offset)
-    }
-
-    /// Takes the next `size` bytes of the archive's contents.
-    fn contents(&mut self, size: u64, archive: &mut TarReader<'_>) -> Result<(), ConvertError> {
-        let mut buffer = [0; 32 << 10];
-        let mut left = size;
-        while left != 0 {
-            let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let n = archive.contents(&mut buffer[..want])?;
-            if n == 0 {
-                return Err(ConvertError::malformed("a file's contents are shorter than its size"));
-            }
-            self.write(&buffer[..n])?;
-            left -= n as u64;
-        }
-        Ok(())
-    }
-
-    fn hole(&mut self, end: u64) -> Result<(), ConvertError> {
-        if end > self.length {
-            self.out
-                .seek(SeekFrom::Start(end))
-                .map_err(|e| ConvertError::io("writing a layer's data", &e))?;
-            self.length = end;
-        }
-        Ok(())
-    }
-
-    fn pad(&mut self) -> Result<(), ConvertError> {
-        let padding = (ALIGN - self.length % ALIGN) % ALIGN;
-        self.write(&[0; ALIGN as usize][..padding as usize])
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), ConvertError> {
-        self.out.write_all(bytes).map_err(|e| ConvertError::io("writing a layer's data", &e))?;
-        self.length += bytes.len() as u64;
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<u64, ConvertError> {
-        self.out.flush().map_err(|e| ConvertError::io("writing a layer's data", &e))?;
-        Ok(self.length)
-    }
 }

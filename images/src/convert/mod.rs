@@ -1,5 +1,6 @@
 //! Conversion of layers and images. What is here parses hostile bytes, and runs in `husk-convert`.
 
+mod data;
 pub(crate) mod decode;
 pub(crate) mod error;
 mod layer;
