@@ -346,9 +346,9 @@ mod tests {
             TreeReader::new(&writer.out[..], 0).unwrap().next().unwrap()
         };
         assert!(read(&[(1, b"a"), (1, b"b"), (6, b"a")]).is_ok());
-        for bad in
-            [&[(1, &b"a\0b"[..])][..], &[(1, b"")], &[(9, b"a")], &[(1, b"b"), (1, b"a")], &[(1, b"a"); 2]]
-        {
+        let bad: [&[(u8, &[u8])]; 5] =
+            [&[(1, b"a\0b")], &[(1, b"")], &[(9, b"a")], &[(1, b"b"), (1, b"a")], &[(1, b"a"), (1, b"a")]];
+        for bad in bad {
             assert!(read(bad).is_err(), "{bad:?}");
         }
     }
