@@ -51,6 +51,11 @@ pub(crate) fn clip(text: &str) -> &str {
     text.char_indices().nth(200).map_or(text, |(end, _)| &text[..end])
 }
 
+/// An error that may quote a hostile text whole, clipped and on one line.
+pub(crate) fn clip_error(error: &impl std::fmt::Display) -> String {
+    clip(&error.to_string()).escape_default().to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,8 @@ pub mod convert;
 mod credentials;
 mod digest;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod image;
 mod layout;
 mod manifest;

@@ -1,10 +1,12 @@
 //! Conversion of layers and images. What is here parses hostile bytes, and runs in `husk-convert`.
 
+mod data;
 pub(crate) mod error;
 mod layer;
 mod limits;
 pub(crate) mod path;
-mod pax;
+pub(crate) mod pax;
+mod sparse;
 pub(crate) mod stream;
 pub(crate) mod tar;
 #[cfg(test)]

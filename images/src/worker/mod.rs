@@ -21,6 +21,9 @@ use crate::error::{ImageError, IoContext, Result};
 use job::OUTCOME_MAX;
 pub use job::{FIRST_FD, Job, Outcome, Task};
 
+/// Bytes that may wait for a worker: what Linux grants everyone (pipe(7), pipe-max-size).
+const PIPE: usize = 1 << 20;
+
 /// How to start workers.
 #[derive(Clone, Debug)]
 pub(crate) struct Workers {
@@ -65,6 +68,10 @@ impl Workers {
             .during(|| format!("starting {program}"))?;
         let mut child = command.spawn().during(|| format!("starting {program}"))?;
         let input = child.stdin.take();
+        if let Some(input) = &input {
+            // The fewer the turns of the two processes, the better; but it works with any pipe.
+            let _ = rustix::pipe::fcntl_setpipe_size(input, PIPE);
+        }
         Ok(Worker { child, input, patience })
     }
 }

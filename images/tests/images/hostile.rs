@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use husk_images::convert::Limits;
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use crate::bed::Bed;
 use crate::support::archive::{archive, pax};
 use crate::support::layout::{Compression, Layout, digest, one_file};
-use crate::support::{assert_empty, config, extract, stored};
+use crate::support::{assert_empty, config, extract, store, stored};
 
 /// Budgets that tests can exceed in no time.
 fn small() -> RegistryConfig {
@@ -202,6 +203,122 @@ async fn bombs_are_defused() {
     let error = refused(&[&archive(&deep)]).await;
     assert!(matches!(error, ImageError::TooLarge(_)), "{error}");
     let error = refused(&[&archive(&[("h", b'L', &vec![b'n'; 2 << 20]), ("s", b'0', b"")])]).await;
+    assert!(matches!(error, ImageError::TooLarge(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_million_entries_are_the_most() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut layout = Layout::new(&dir.path().join("layout"));
+    // As one archive they are half a gigabyte, so they are packed as they come.
+    let mut packed = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+    for n in 0..=1_000_000 {
+        let mut entry = archive(&[(&format!("{n}"), b'0', b"")]);
+        entry.truncate(512);
+        packed.write_all(&entry).unwrap();
+    }
+    packed.write_all(&[0; 1024]).unwrap();
+    let layer = layout.blob("application/vnd.oci.image.layer.v1.tar+zstd", &packed.finish().unwrap());
+    let image = with_layers(&layout, &[layer], &[digest(b"whatever")]);
+    layout.tag("test", image);
+    let store = store(dir.path());
+    let error = store.import_layout(&layout.dir, None).await.unwrap_err();
+    assert!(matches!(&error, ImageError::TooLarge(what) if what.contains("1000000 entries")), "{error}");
+    assert_empty(dir.path());
+}
+
+#[tokio::test]
+async fn nothing_but_plain_files_is_made_on_the_host() {
+    let mut bed = Bed::new(config());
+    let mut setuid = archive(&[("su", b'0', b"#!/bin/sh")]);
+    setuid[100..107].copy_from_slice(b"0006777");
+    crate::support::archive::seal(&mut setuid);
+    setuid.truncate(1024);
+    let mut block = archive(&[("disk", b'4', b"")]);
+    (block[329..336].copy_from_slice(b"0000010"), block[337..344].copy_from_slice(b"0000001"));
+    crate::support::archive::seal(&mut block);
+    block.truncate(512);
+    let rest = archive(&[("pipe", b'6', b""), ("link", b'2', b"/etc/shadow"), ("hard", b'1', b"su")]);
+    let image = import(&mut bed, &[&[setuid, block, rest].concat()]).await.unwrap();
+    let mut todo = vec![bed.dir.path().join("store")];
+    let mut files = 0;
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let metadata = entry.as_ref().unwrap().metadata().unwrap();
+            if metadata.is_dir() {
+                todo.push(entry.unwrap().path());
+                continue;
+            }
+            assert!(metadata.is_file() && metadata.nlink() == 1, "{entry:?}");
+            assert_eq!(metadata.mode() & 0o7111, 0, "{entry:?}");
+            files += 1;
+        }
+    }
+    assert!(files >= 5, "{files} files");
+    // All of it is in the image.
+    let out = tempfile::tempdir().unwrap();
+    let found = extract(&bed.store, &image.id, out.path());
+    assert!(fs::symlink_metadata(found.join("disk")).unwrap().file_type().is_block_device());
+    assert_eq!(fs::metadata(found.join("hard")).unwrap().len(), 9);
+}
+
+#[tokio::test]
+async fn sparse_files_that_lie_are_refused() {
+    let sparse = |records: &[(&str, &str)], body: &[u8]| {
+        let records: Vec<u8> = records.iter().flat_map(|(key, value)| pax(key, value)).collect();
+        archive(&[("h", b'x', &records), ("f", b'0', body)])
+    };
+    let one = [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0")];
+    let map = |text: &str| [text.as_bytes(), &vec![0; 512 - text.len()], b"data"].concat();
+    for (size, text) in [
+        ("10", "1\n0\n5\n"),
+        ("10", "1\n8\n4\n"),
+        ("10", "2\n4\n2\n5\n2\n"),
+        ("10", "1\n18446744073709551615\n4\n"),
+        ("10", "x"),
+        ("10", "1\n0\n"),
+        ("-1", "1\n0\n4\n"),
+    ] {
+        let records = [one[0], one[1], ("GNU.sparse.realsize", size)];
+        let error = refused(&[&sparse(&records, &map(text))]).await;
+        assert!(matches!(error, ImageError::Corrupt(_)), "{size} {text:?}: {error}");
+    }
+    for size in ["9223372036854775807", "18446744073709551615"] {
+        let error =
+            refused(&[&sparse(&[one[0], one[1], ("GNU.sparse.realsize", size)], &map("1\n0\n4\n"))]).await;
+        assert!(matches!(error, ImageError::TooLarge(_)), "{size}: {error}");
+    }
+    let error = refused(&[&sparse(&[("GNU.sparse.major", "2"), ("GNU.sparse.size", "9")], b"data")]).await;
+    assert!(matches!(error, ImageError::Unsupported(_)), "{error}");
+    for records in [
+        &[("GNU.sparse.map", "0,4")][..],
+        &[("GNU.sparse.size", "9"), ("GNU.sparse.map", "0,5")],
+        &[("GNU.sparse.size", "9"), ("GNU.sparse.map", "0")],
+        &[("GNU.sparse.size", "9"), ("GNU.sparse.map", "0,4"), ("GNU.sparse.map", "0,4")],
+        &[("GNU.sparse.size", "9"), ("GNU.sparse.name", "../outside"), ("GNU.sparse.map", "0,4")],
+        &[("GNU.sparse.size", "9"), ("size", "0"), ("GNU.sparse.map", "0,4")],
+    ] {
+        corrupt(&[&sparse(records, b"data")], "").await;
+    }
+    // The old format: a map that begins behind its file's end, and one that never ends.
+    let mut old = archive(&[("f", b'S', b"data")]);
+    old[124..135].copy_from_slice(b"00000000004");
+    old[386..397].copy_from_slice(b"00000000100");
+    old[398..409].copy_from_slice(b"00000000004");
+    old[483..494].copy_from_slice(b"00000000004");
+    crate::support::archive::seal(&mut old);
+    corrupt(&[&old], "map").await;
+    old[482] = 1;
+    crate::support::archive::seal(&mut old);
+    old.truncate(512);
+    corrupt(&[&old], "no end").await;
+    let mut extension = [b' '; 512];
+    for at in (0..504).step_by(12) {
+        extension[at..at + 11].copy_from_slice(b"00000000000");
+    }
+    extension[504] = 1;
+    old.extend(extension.repeat(4000));
+    let error = refused(&[&old]).await;
     assert!(matches!(error, ImageError::TooLarge(_)), "{error}");
 }
 

@@ -1,5 +1,5 @@
 //! What users of the crate see, with real tools and real servers: Debian's `docker-registry`, `skopeo`,
-//! `fsck.erofs` and GNU tar (all installed by `tests/deps/install`).
+//! `umoci`, `fsck.erofs` and GNU tar (all installed by `tests/deps/install`).
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -9,6 +9,7 @@ mod intruder;
 mod server;
 
 mod archive_import;
+mod combinations;
 mod confinement;
 mod crash;
 mod credentials;
@@ -18,6 +19,7 @@ mod documents;
 mod hostile;
 mod hosts;
 mod import;
+mod memory;
 mod mirrors;
 mod misbehaviour;
 mod pull;
