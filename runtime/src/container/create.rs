@@ -37,7 +37,6 @@ impl Node {
             rootfs: None,
             user: Some(spec::user(&config, &image.config)),
             stdin: config.stdin,
-            stdin_once: config.stdin_once,
         };
         let read_only = spec::read_only_root(&config);
         let stop_signal = image.config.config().as_ref().and_then(|c| c.stop_signal().clone());
