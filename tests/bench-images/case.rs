@@ -42,7 +42,7 @@ impl Case {
         let mut digests = BTreeSet::new();
         let mut references = Vec::new();
         for tag in tags {
-            registry.push(images, tag);
+            registry.push(images, tag, &format!("husk/{tag}:latest"));
             digests.extend(Registry::layers(images, tag));
             let host = registry.url();
             references.push(format!("{}/husk/{tag}:latest", host.trim_start_matches("http://")));

@@ -43,7 +43,7 @@ impl Records {
                 }
                 Some(())
             }
-            b"offset" if self.numbers.len() % 2 == 0 => self.push(decimal(value)?)?,
+            b"offset" if self.numbers.len().is_multiple_of(2) => self.push(decimal(value)?)?,
             b"numbytes" if self.numbers.len() % 2 == 1 => self.push(decimal(value)?)?,
             // How many parts there are is seen anyway.
             b"numblocks" => Some(()),
@@ -126,7 +126,7 @@ impl MapReader {
 /// The parts of a file of `size` bytes of which the archive holds `packed`: in order, apart, inside.
 pub(crate) fn parts(numbers: &[u64], size: u64, packed: u64) -> Result<Vec<Part>, ConvertError> {
     let bad = || ConvertError::malformed("a sparse file's map does not fit its size");
-    if numbers.len() % 2 != 0 {
+    if !numbers.len().is_multiple_of(2) {
         return Err(bad());
     }
     if numbers.len() > 2 * PARTS_MAX {
