@@ -10,7 +10,7 @@ VM_TESTS := --test boot --test guest --test mount --test e2e
 IN_TESTBED := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/tests/testbed/run
 
 .DEFAULT_GOAL := build
-.PHONY: help deps tools build lint unit kernel initramfs images testbed e2e bench demo test
+.PHONY: help deps tools build lint unit kernel initramfs images testbed e2e bench bench-images fuzz demo test
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -53,6 +53,16 @@ e2e: kernel initramfs images tools ## the tests that need virtual machines, in t
 
 bench: kernel initramfs images tools ## husk's operations beside a bare VM, in the test bed
 	tests/testbed/run $(CURDIR)/$(RELEASE)/husk-bench
+
+bench-images: ## pulling images beside containerd, skopeo with umoci, and podman; as root, on this machine
+	tests/deps/bench-images
+	$(CARGO) build $(ALL) --all-targets
+	tests/images/bench
+	$(RELEASE)/husk-bench-images
+
+FUZZ_SECONDS ?= 60
+fuzz: ## fuzz what parses tenants' bytes, FUZZ_SECONDS for each target
+	images/fuzz/run $(FUZZ_SECONDS)
 
 demo: ## install, build and show a container in a VM of its own
 	tests/demo

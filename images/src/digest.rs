@@ -34,17 +34,26 @@ pub(crate) fn is_hex(text: &str) -> bool {
 /// Fails unless `bytes` have the digest `expected`.
 pub(crate) fn verify(bytes: &[u8], expected: &str) -> Result<()> {
     hex(expected)?;
-    let found = of(bytes);
+    same(&of(bytes), expected)
+}
+
+/// Fails unless the digest `found` is the `expected` one.
+pub(crate) fn same(found: &str, expected: &str) -> Result<()> {
     if found == expected {
         Ok(())
     } else {
-        Err(ImageError::Corrupt(format!("content of {expected} has the digest {found}")))
+        Err(ImageError::Corrupt(format!("content of {expected} has the digest {}", clip(found))))
     }
 }
 
 /// At most 200 characters of a hostile text.
 pub(crate) fn clip(text: &str) -> &str {
     text.char_indices().nth(200).map_or(text, |(end, _)| &text[..end])
+}
+
+/// An error that may quote a hostile text whole, clipped and on one line.
+pub(crate) fn clip_error(error: &impl std::fmt::Display) -> String {
+    clip(&error.to_string()).escape_default().to_string()
 }
 
 #[cfg(test)]

@@ -9,9 +9,12 @@
 
 mod config;
 pub mod convert;
+mod credentials;
 mod digest;
 pub mod disk;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod image;
 mod layout;
 mod manifest;
@@ -23,7 +26,8 @@ mod store;
 pub mod tree;
 pub mod worker;
 
-pub use config::{Credentials, RegistryConfig};
+pub use config::RegistryConfig;
+pub use credentials::{Credentials, registry_of};
 pub use error::{ImageError, Result};
 pub use progress::{Progress, Silent, Step};
-pub use store::{Disk, DiskExtent, Image, ImageStore, Usage};
+pub use store::{Damage, Disk, DiskExtent, Freed, Image, ImageStore, Usage, Verified};

@@ -6,7 +6,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::digest;
 use crate::error::{IoContext, Result};
-use crate::layout::Layout;
+use crate::layout::{Layout, Slice};
 use crate::reference::Version;
 use crate::registry::{Blob, Repository};
 
@@ -50,7 +50,10 @@ impl Source {
     pub(crate) fn blob(&self, digest: &str, size: u64, from: usize) -> Result<Content<'_>> {
         let stream = match self {
             Self::Registry(repository) => Stream::Remote(Box::new(repository.blob(digest, size, from))),
-            Self::Layout(layout) => Stream::Local(tokio::fs::File::from_std(layout.blob(digest, size)?)),
+            Self::Layout(layout) => {
+                let Slice { file, length } = layout.blob(digest, size)?;
+                Stream::Local(tokio::fs::File::from_std(file).take(length))
+            }
         };
         Ok(Content { stream, hash: Sha256::new() })
     }
@@ -64,7 +67,7 @@ pub(crate) struct Content<'a> {
 
 enum Stream<'a> {
     Remote(Box<Blob<'a>>),
-    Local(tokio::fs::File),
+    Local(tokio::io::Take<tokio::fs::File>),
 }
 
 impl Content<'_> {
@@ -74,7 +77,7 @@ impl Content<'_> {
             Stream::Remote(blob) => blob.chunk().await?,
             Stream::Local(file) => {
                 let mut buffer = Vec::with_capacity(CHUNK);
-                let n = file.take(CHUNK as u64).read_to_end(&mut buffer).await;
+                let n = (&mut *file).take(CHUNK as u64).read_to_end(&mut buffer).await;
                 let n = n.during(|| "reading a blob of the layout".into())?;
                 (n != 0).then(|| buffer.into())
             }

@@ -103,7 +103,15 @@ impl Xattr {
             6 => !self.name.is_empty(),
             _ => false,
         };
-        named && self.name.len() <= 255 && self.value.len() <= usize::from(u16::MAX)
+        named
+            && !self.name.contains(&0)
+            && self.name.len() <= 255
+            && self.value.len() <= usize::from(u16::MAX)
+    }
+
+    /// What tells it from the others of its entry.
+    fn key(&self) -> (u8, &[u8]) {
+        (self.prefix, &self.name)
     }
 }
 
@@ -258,13 +266,14 @@ impl<R: Read> TreeReader<R> {
         if mode > 0o7777 || mtime_nsec >= 1_000_000_000 || !path::is_normal(&path) || rooted {
             return Err(bad());
         }
-        let mut xattrs = Vec::new();
+        let mut xattrs: Vec<Xattr> = Vec::new();
         let mut total = 0;
         for _ in 0..xattr_count {
             let [prefix] = self.array()?;
             let xattr = Xattr { prefix, name: self.field()?, value: self.field()? };
             total += xattr.name.len() + xattr.value.len() + 16;
-            if !xattr.is_valid() || total > XATTRS_MAX {
+            let in_order = xattrs.last().is_none_or(|last| last.key() < xattr.key());
+            if !xattr.is_valid() || !in_order || total > XATTRS_MAX {
                 return Err(ConvertError::malformed(format!("{} has invalid attributes", show(&path))));
             }
             xattrs.push(xattr);
@@ -321,6 +330,27 @@ mod tests {
         assert_eq!(read, kinds.map(entry));
         assert!(TreeReader::new(&bytes[..], 4100).unwrap().next().unwrap().is_err());
         assert!(TreeReader::new(&bytes[..60], 8192).unwrap().next().unwrap().is_err());
+    }
+
+    #[test]
+    fn attributes_must_be_sound_and_in_order() {
+        let read = |xattrs: &[(u8, &[u8])]| {
+            let xattr =
+                |(prefix, name): &(u8, &[u8])| Xattr { prefix: *prefix, name: name.to_vec(), value: vec![] };
+            let xattrs = xattrs.iter().map(xattr).collect();
+            let mut writer = TreeWriter::new(Vec::new()).unwrap();
+            let path = b"f".to_vec();
+            let entry =
+                Entry { path, kind: Kind::Fifo, mode: 0, uid: 0, gid: 0, mtime: 0, mtime_nsec: 0, xattrs };
+            writer.push(&entry).unwrap();
+            TreeReader::new(&writer.out[..], 0).unwrap().next().unwrap()
+        };
+        assert!(read(&[(1, b"a"), (1, b"b"), (6, b"a")]).is_ok());
+        let bad: [&[(u8, &[u8])]; 5] =
+            [&[(1, b"a\0b")], &[(1, b"")], &[(9, b"a")], &[(1, b"b"), (1, b"a")], &[(1, b"a"), (1, b"a")]];
+        for bad in bad {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub struct Config {
     pub registry: RegistryConfig,
     /// Volumes.
     pub volumes: VolumeConfig,
+    /// Exec, attach and port-forward.
+    pub streaming: StreamingConfig,
 }
 
 /// Volumes.
@@ -84,6 +86,31 @@ pub struct RegistryConfig {
     pub converter: PathBuf,
     /// Registry host to the URLs that are tried before it, in order.
     pub mirrors: BTreeMap<String, Vec<String>>,
+    /// Directories of containerd-style `HOST/hosts.toml` files.
+    pub hosts_dirs: Vec<PathBuf>,
+    /// Docker's `config.json` with credentials for pulls that bring none. Every pod of the node can use images that
+    /// they open.
+    pub docker_config: Option<PathBuf>,
+    /// Images that kubelet and `husk gc` leave alone: references, or beginnings of them followed by "*".
+    pub pinned: Vec<String>,
+}
+
+/// Exec, attach and port-forward.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StreamingConfig {
+    /// Address and port of the HTTP server; port 0: any free one.
+    pub address: String,
+    /// Certificate with its chain, PEM; with `tls_key`, URLs are https.
+    pub tls_certificate: Option<PathBuf>,
+    /// The certificate's key, PEM.
+    pub tls_key: Option<PathBuf>,
+}
+
+impl Default for StreamingConfig {
+    fn default() -> Self {
+        StreamingConfig { address: "127.0.0.1:0".into(), tls_certificate: None, tls_key: None }
+    }
 }
 
 impl Default for Config {
@@ -96,6 +123,7 @@ impl Default for Config {
             network: NetworkConfig::default(),
             registry: RegistryConfig::default(),
             volumes: VolumeConfig::default(),
+            streaming: StreamingConfig::default(),
         }
     }
 }
@@ -120,7 +148,13 @@ impl Default for VmDefaults {
 
 impl Default for RegistryConfig {
     fn default() -> Self {
-        RegistryConfig { converter: beside_self("husk-convert"), mirrors: BTreeMap::new() }
+        RegistryConfig {
+            converter: beside_self("husk-convert"),
+            mirrors: BTreeMap::new(),
+            hosts_dirs: vec!["/etc/husk/certs.d".into(), "/etc/containerd/certs.d".into()],
+            docker_config: None,
+            pinned: Vec::new(),
+        }
     }
 }
 
@@ -168,6 +202,10 @@ impl Config {
         if self.vm.memory_mib < 64 {
             return Err(Error::Invalid(format!("vm.memory_mib = {}: use 64 or more", self.vm.memory_mib)));
         }
+        if self.streaming.tls_certificate.is_some() != self.streaming.tls_key.is_some() {
+            let text = "streaming.tls_certificate and streaming.tls_key: set both, or neither";
+            return Err(Error::Invalid(text.into()));
+        }
         Ok(())
     }
 }
@@ -203,6 +241,8 @@ mod tests {
         assert!(parse("sokcet = '/x'").unwrap_err().to_string().contains("sokcet"));
         assert!(parse("[vm]\nblock_slots = 99").unwrap_err().to_string().contains("99"));
         assert!(parse("[vm]\nvcpus = 0").unwrap_err().to_string().contains("vm.vcpus"));
+        let half = parse("[streaming]\ntls_key = '/x'").unwrap_err().to_string();
+        assert!(half.contains("streaming.tls_certificate"), "{half}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod process;
 mod pull_progress;
 mod sandbox;
 mod store;
+mod streaming;
 mod vm;
 mod volume;
 

@@ -99,6 +99,16 @@ impl Node {
         self.config.root.join("scratch").join(id)
     }
 
+    /// What all pods' scratch disks take on disk: bytes of allocated blocks, and files.
+    pub fn scratch_usage(&self) -> Result<(u64, u64)> {
+        use std::os::unix::fs::MetadataExt;
+        let dir = self.config.root.join("scratch");
+        let entries = std::fs::read_dir(&dir).map_err(|e| Error::io("read", &dir, e))?;
+        // A disk that is removed meanwhile takes nothing.
+        let disks = entries.flatten().filter_map(|entry| entry.metadata().ok());
+        Ok(disks.fold((0, 0), |(bytes, files), disk| (bytes + disk.blocks() * 512, files + 1)))
+    }
+
     /// All pods.
     pub fn pods(&self) -> Vec<Arc<Pod>> {
         lock(&self.pods).values().cloned().collect()

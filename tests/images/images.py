@@ -51,7 +51,8 @@ http {
 NET_RAW = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
 
-def _busybox(root):
+def base(root):
+    """Busybox and what every system has: a layer below others."""
     layer = Layer()
     listed = subprocess.run([f"{root}/bin/busybox", "--list"], check=True, capture_output=True, text=True)
     layer.copy("bin/busybox", f"{root}/bin/busybox")
@@ -111,21 +112,21 @@ def _layered(root):
 
 def write(layout, root):
     """Writes them all."""
-    base = _busybox(root)
+    lowest = base(root)
     shell = {"Env": [PATH], "Cmd": ["sh"]}
-    layout.image("busybox", [base], shell)
+    layout.image("busybox", [lowest], shell)
 
     nginx = Layer().program(root, "/usr/sbin/nginx")
     nginx.text("etc/nginx/nginx.conf", NGINX_CONF).text("srv/index.html", "nginx in a pod\n")
     nginx.directory("var/log/nginx").directory("var/lib/nginx")
-    layout.image("nginx", [base, nginx], {
+    layout.image("nginx", [lowest, nginx], {
         "Env": [PATH],
         "Entrypoint": ["nginx", "-g", "daemon off;"],
         "ExposedPorts": {"80/tcp": {}},
         "StopSignal": "SIGQUIT",
     })
 
-    layout.image("layers", [base, *_layered(root)], shell)
+    layout.image("layers", [lowest, *_layered(root)], shell)
 
     work = Layer().directory("work/here", uid=1234, gid=1234)
     work.text("bin/report", "#!/bin/sh\necho \"arguments:$*\"\necho \"directory:$PWD\"\necho \"user:$(id)\"\n"
@@ -141,12 +142,12 @@ def write(layout, root):
         "StopSignal": "SIGUSR1",
     }
     # The other platform's comes first: a runtime must choose, not take the first.
-    other = layout.manifest([base], shell, architecture="arm64")
-    layout.multi("user", [other, layout.manifest([base, work], config)])
+    other = layout.manifest([lowest], shell, architecture="arm64")
+    layout.multi("user", [other, layout.manifest([lowest, work], config)])
     layout.multi("arm", [other])
 
     # Broken ones. The tests damage the blobs of the first two in the registry itself.
-    layout.image("corrupt", [base, Layer().text("corrupt", "to be damaged\n" * 100)], shell)
-    layout.image("missing", [base, Layer().text("missing", "to be deleted\n" * 100)], shell)
+    layout.image("corrupt", [lowest, Layer().text("corrupt", "to be damaged\n" * 100)], shell)
+    layout.image("missing", [lowest, Layer().text("missing", "to be deleted\n" * 100)], shell)
     wrong = ["sha256:" + "0" * 64]
     layout.image("mislabelled", [Layer().text("other", "not what the configuration says\n")], shell, diff_ids=wrong)

@@ -48,7 +48,7 @@ impl Bed {
         step(format!("a node in {}", dir.path().display()));
         let registry = Registry::start(dir.path());
         for name in images.unwrap_or(&IMAGES) {
-            registry.push(&paths.images(), name);
+            registry.push(&paths.images(), name, &format!("husk/{name}:latest"));
         }
         let cni = Cni::create(&dir.path().join("cni"));
         let daemon = Daemon::prepare(dir.path(), &paths, &cni, &registry.url());

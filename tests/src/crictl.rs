@@ -1,7 +1,8 @@
 //! The real crictl.
 
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use crate::{Daemon, Paths, run};
 
@@ -33,5 +34,39 @@ impl Crictl {
     /// Runs a command, whatever comes of it.
     pub fn output(&self, args: &[&str]) -> Output {
         self.command(args).stdin(Stdio::null()).output().expect("start crictl")
+    }
+
+    /// Runs a command with an input and its end, whatever comes of it.
+    pub fn output_of(&self, args: &[&str], input: &[u8]) -> Output {
+        let mut child = self.spawn(args);
+        let mut stdin = child.stdin.take().expect("standard input is a pipe");
+        let input = input.to_owned();
+        // A command that does not read it all is no fault of this side.
+        let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
+        let output = child.wait_with_output().expect("wait for crictl");
+        writer.join().expect("the writer's thread");
+        output
+    }
+
+    /// Starts a command with pipes for its streams.
+    pub fn spawn(&self, args: &[&str]) -> Child {
+        let pipes =
+            self.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        pipes.expect("start crictl")
+    }
+
+    /// Starts a line of shell on a terminal of its own, with `"$@"` for the crictl command; what the terminal shows
+    /// is standard output, and what is typed is standard input.
+    pub fn on_terminal(&self, line: &str, args: &[&str]) -> Child {
+        let quoted: Vec<String> = std::iter::once(&self.program.display().to_string()[..])
+            .chain(self.command(args).get_args().filter_map(|arg| arg.to_str()))
+            .map(|arg| format!("'{}'", arg.replace('\'', "'\\''")))
+            .collect();
+        let script = format!("set -- {}; {line}", quoted.join(" "));
+        let mut command = Command::new("script");
+        command
+            .args(["--quiet", "--return", "--flush", "--command", &script, "/dev/null"])
+            .env("SHELL", "/bin/sh");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("start script (bsdutils)")
     }
 }

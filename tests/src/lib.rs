@@ -31,5 +31,5 @@ pub use logs::LogLine;
 pub use paths::Paths;
 pub use pod::Pod;
 pub use progress::{step, wait_for};
-pub use registry::Registry;
+pub use registry::{REGISTRY_PASSWORD, REGISTRY_USER, Registry, RegistryOptions};
 pub use spec::{BUSYBOX, container, image, pod, unique};

@@ -1,4 +1,4 @@
-//! Debian's docker-registry on a loopback port, with the test images in it.
+//! Debian's docker-registry on a loopback port.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -8,25 +8,62 @@ use std::time::{Duration, Instant};
 
 use crate::{run, step};
 
+/// Who a guarded registry serves.
+pub const REGISTRY_USER: &str = "ada";
+/// That user's secret.
+pub const REGISTRY_PASSWORD: &str = "correct horse";
+/// bcrypt of it.
+const PASSWORD_HASH: &str = "$2b$04$abcdefghijklmnopqrstuujydOTSfIH/d5oUHpsygqV5X9xJLQc6e";
+
 /// A running registry; it ends with this value.
 #[derive(Debug)]
 pub struct Registry {
     child: Child,
     port: u16,
     storage: PathBuf,
+    options: RegistryOptions,
+}
+
+/// What a registry asks of its clients.
+#[derive(Clone, Debug, Default)]
+pub struct RegistryOptions {
+    /// Only [`REGISTRY_USER`] with [`REGISTRY_PASSWORD`] is served.
+    pub guarded: bool,
+    /// It speaks TLS, as that certificate with that key.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// With TLS: only clients with a certificate from that authority are served.
+    pub client_ca: Option<PathBuf>,
 }
 
 impl Registry {
-    /// Starts one that keeps its content below `dir`.
+    /// Starts one that keeps its content below `dir` and serves everyone.
     pub fn start(dir: &Path) -> Registry {
+        Registry::with(dir, RegistryOptions::default())
+    }
+
+    /// Starts one that keeps its content below `dir`.
+    pub fn with(dir: &Path, options: RegistryOptions) -> Registry {
         let storage = dir.join("registry");
         let config = dir.join("registry.yml");
         let port = free_port();
-        let text = format!(
-            "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: true}}}}\n\
-             storage: {{filesystem: {{rootdirectory: '{}'}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n",
+        let mut text = format!(
+            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
+             storage: {{filesystem: {{rootdirectory: '{}'}}}}\nhttp:\n  addr: '127.0.0.1:{port}'\n",
             storage.display()
         );
+        if let Some((certificate, key)) = &options.tls {
+            let (certificate, key) = (certificate.display(), key.display());
+            text += &format!("  tls:\n    certificate: '{certificate}'\n    key: '{key}'\n");
+            if let Some(ca) = &options.client_ca {
+                text += &format!("    clientcas: ['{}']\n", ca.display());
+            }
+        }
+        if options.guarded {
+            let users = dir.join("users");
+            fs::write(&users, format!("{REGISTRY_USER}:{PASSWORD_HASH}\n"))
+                .expect("write the registry's users");
+            text += &format!("auth: {{htpasswd: {{realm: husk, path: '{}'}}}}\n", users.display());
+        }
         fs::write(&config, text).expect("write the registry's configuration");
         let log = File::create(dir.join("registry.log")).expect("create the registry's log");
         let child = Command::new("docker-registry")
@@ -39,11 +76,12 @@ impl Registry {
             .stderr(log)
             .spawn()
             .expect("start docker-registry; tests/deps/install installs it");
-        let mut registry = Registry { child, port, storage };
+        let mut registry = Registry { child, port, storage, options };
         let begun = Instant::now();
         while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
             let ended = registry.child.try_wait().expect("wait for docker-registry");
-            assert!(ended.is_none(), "docker-registry ended: see {}/registry.log", dir.display());
+            let log = fs::read_to_string(dir.join("registry.log")).unwrap_or_default();
+            assert!(ended.is_none(), "docker-registry ended: {log}");
             assert!(
                 begun.elapsed() < Duration::from_secs(30),
                 "docker-registry does not listen on port {port}"
@@ -53,9 +91,15 @@ impl Registry {
         registry
     }
 
+    /// Host and port, as in references.
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     /// Its URL.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        let scheme = if self.options.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.host())
     }
 
     /// Its process.
@@ -63,13 +107,18 @@ impl Registry {
         self.child.id()
     }
 
-    /// Copies the image `name` of an OCI layout, with all its platforms, to `husk/<name>:latest`.
-    pub fn push(&self, layout: &Path, name: &str) {
+    /// Copies what an OCI layout calls `tag`, with all its platforms, to `name` ("repository:tag"). It must not
+    /// want a client's certificate.
+    pub fn push(&self, layout: &Path, tag: &str, name: &str) {
         step(format!("push {name} to the registry"));
-        run(Command::new("skopeo")
-            .args(["copy", "--quiet", "--insecure-policy", "--all", "--dest-tls-verify=false"])
-            .arg(format!("oci:{}:{name}", layout.display()))
-            .arg(format!("docker://127.0.0.1:{}/husk/{name}:latest", self.port)));
+        let mut skopeo = Command::new("skopeo");
+        skopeo.args(["copy", "--quiet", "--insecure-policy", "--all", "--preserve-digests"]);
+        skopeo.arg("--dest-tls-verify=false");
+        if self.options.guarded {
+            skopeo.arg(format!("--dest-creds={REGISTRY_USER}:{REGISTRY_PASSWORD}"));
+        }
+        skopeo.arg(format!("oci:{}:{tag}", layout.display()));
+        run(skopeo.arg(format!("docker://{}/{name}", self.host())));
     }
 
     /// The digests of an image's layers, in order, as the layout says. The image has one platform.

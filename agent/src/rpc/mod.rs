@@ -2,6 +2,7 @@
 
 mod connection;
 mod output;
+mod port_forward;
 mod service;
 
 use std::io;

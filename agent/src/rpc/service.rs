@@ -8,6 +8,7 @@ use husk_proto::agent::*;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::output::{self, Chunks};
+use super::port_forward::{self, Received};
 use crate::agent::Agent;
 use crate::error::{Error, Result as AgentResult};
 use crate::power;
@@ -156,6 +157,10 @@ impl agent_server::Agent for Service {
         let size = size.ok_or_else(|| Status::invalid_argument("the request gives no size"))?;
         self.process(process)?.resize(&size)?;
         Ok(Response::new(ResizeTerminalResponse {}))
+    }
+
+    async fn port_forward(&self, request: Request<Streaming<PortForwardRequest>>) -> Answer<Received> {
+        Ok(Response::new(port_forward::forward(request.into_inner()).await?))
     }
 
     async fn stats(&self, request: Request<StatsRequest>) -> Answer<StatsResponse> {

@@ -12,6 +12,7 @@ mod hostile;
 mod limits;
 mod output;
 mod pod;
+mod ports;
 mod sandbox;
 mod vm;
 
@@ -43,6 +44,7 @@ const CASES: &[Case] = cases! {
         missing_command, not_executable, two_on_localhost, lists, terminal, signals;
     exec: runs_in_the_container, terminal, standard_input, signals, missing_command, left_behind, many;
     output: whole, goes_on_after_a_break, back_pressure, one_reader;
+    ports: both_ways, nobody_listens;
     limits: memory, figures, processes, devices, capabilities;
     hostile: ids, specs, unknown, states, sizes, links_in_the_image, dead_container, deep_tree;
 };

@@ -210,7 +210,6 @@ impl Pod {
             rootfs: Some(RootFs { image_serial: vm::IMAGE.into(), read_only: false, disk: None }),
             user: None,
             stdin: false,
-            stdin_once: false,
         }
     }
 }

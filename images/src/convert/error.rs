@@ -33,6 +33,17 @@ impl ConvertError {
         Self::Malformed(text.into())
     }
 
+    /// The same, saying of which entry it tells.
+    pub(crate) fn of(self, name: &[u8]) -> Self {
+        let named = |text| format!("{}: {text}", show(name));
+        match self {
+            Self::Malformed(text) => Self::Malformed(named(text)),
+            Self::Unsupported(text) => Self::Unsupported(named(text)),
+            Self::TooLarge(text) => Self::TooLarge(named(text)),
+            io @ Self::Io { .. } => io,
+        }
+    }
+
     pub(crate) fn io(what: &str, error: &io::Error) -> Self {
         Self::Io { message: format!("{what}: {error}"), code: error.raw_os_error() }
     }

@@ -1,25 +1,21 @@
-//! One layer: a compressed stream in, its `data` and `tree` out, in one pass.
+//! One layer: an archive in, its `data` and `tree` out, in one pass.
 
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Read};
 
 use serde::{Deserialize, Serialize};
 
-use super::decode::LayerReader;
+use super::data::DataWriter;
 use super::error::{ConvertError, show};
 use super::limits::Limits;
 use super::path::{normalise, split};
+use super::stream::ArchiveStream;
 use super::tar::{EntryKind, Header, TarReader};
 use crate::tree::{Entry, Kind, TreeWriter, XATTRS_MAX, Xattr};
-
-/// File contents begin at multiples of this, the page size of guests and EROFS's block.
-pub(crate) const ALIGN: u64 = 4096;
 
 /// What a conversion found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// "sha256:…" of the decompressed stream.
-    pub diff_id: String,
     /// Bytes in `data`, a multiple of 4096.
     pub data_len: u64,
     /// Bytes in `tree`.
@@ -28,7 +24,7 @@ pub struct Verdict {
     pub entries: u64,
 }
 
-/// Converts the layer that `input` gives (gzip, zstd or plain) into `data` and `tree`, which must be empty.
+/// Converts the uncompressed layer that `input` gives into `data` and `tree`, which must be empty.
 ///
 /// # Errors
 /// [`ConvertError`] for bytes that are no acceptable layer, budgets, and I/O. The files are then unfit.
@@ -38,8 +34,8 @@ pub fn convert_layer(
     tree: &File,
     limits: &Limits,
 ) -> Result<Verdict, ConvertError> {
-    let mut archive = TarReader::new(LayerReader::new(input, limits)?);
-    let mut data = DataWriter { out: BufWriter::with_capacity(1 << 20, data), length: 0 };
+    let mut archive = TarReader::new(ArchiveStream::new(input, limits.layer_bytes));
+    let mut data = DataWriter::new(data, limits.layer_bytes);
     let out = BufWriter::with_capacity(256 << 10, tree);
     let mut tree = TreeWriter::new(out).map_err(|e| ConvertError::io("writing a layer's tree", &e))?;
     while let Some(header) = archive.next()? {
@@ -56,7 +52,8 @@ pub fn convert_layer(
     let entries = tree.entries();
     let tree_len = tree.finish().map_err(|e| ConvertError::io("writing a layer's tree", &e))?;
     let data_len = data.finish()?;
-    Ok(Verdict { diff_id: archive.finish()?, data_len, tree_len, entries })
+    archive.finish()?;
+    Ok(Verdict { data_len, tree_len, entries })
 }
 
 fn convert_entry(
@@ -78,7 +75,10 @@ fn convert_entry(
             return Err(ConvertError::malformed("the archive's root is not a directory"));
         }
         EntryKind::File => {
-            let offset = data.copy(header.size, archive)?;
+            let offset = match &header.parts {
+                None => data.copy(header.size, archive)?,
+                Some(parts) => data.copy_sparse(header.size, parts, archive)?,
+            };
             Kind::File { offset, size: header.size }
         }
         EntryKind::Symlink => {
@@ -146,41 +146,4 @@ fn whiteout(path: &[u8], hidden: &[u8]) -> Result<Option<(Vec<u8>, Kind)>, Conve
 
 fn plain(path: Vec<u8>, kind: Kind) -> Entry {
     Entry { path, kind, mode: 0, uid: 0, gid: 0, mtime: 0, mtime_nsec: 0, xattrs: Vec::new() }
-}
-
-/// Appends file contents, each padded to [`ALIGN`].
-struct DataWriter<'a> {
-    out: BufWriter<&'a File>,
-    length: u64,
-}
-
-impl DataWriter<'_> {
-    fn copy(&mut self, size: u64, archive: &mut TarReader<'_>) -> Result<u64, ConvertError> {
-        if size == 0 {
-            return Ok(0);
-        }
-        let offset = self.length;
-        let mut buffer = [0; 32 << 10];
-        loop {
-            let n = archive.contents(&mut buffer)?;
-            if n == 0 {
-                break;
-            }
-            self.write(&buffer[..n])?;
-        }
-        let padding = (ALIGN - self.length % ALIGN) % ALIGN;
-        self.write(&[0; ALIGN as usize][..padding as usize])?;
-        Ok(offset)
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), ConvertError> {
-        self.out.write_all(bytes).map_err(|e| ConvertError::io("writing a layer's data", &e))?;
-        self.length += bytes.len() as u64;
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<u64, ConvertError> {
-        self.out.flush().map_err(|e| ConvertError::io("writing a layer's data", &e))?;
-        Ok(self.length)
-    }
 }

@@ -1,6 +1,7 @@
 //! PAX extended headers: records of `LENGTH KEY=VALUE\n`.
 
 use super::error::{ConvertError, show};
+use super::sparse::Records;
 
 /// What an extended header says about the next entry.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub(crate) struct Pax {
     pub(crate) gid: Option<u64>,
     pub(crate) mtime: Option<(i64, u32)>,
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Of a sparse file.
+    pub(crate) sparse: Option<Records>,
 }
 
 fn bad(what: &str, value: &[u8]) -> ConvertError {
@@ -33,12 +36,12 @@ impl Pax {
                 b"uid" => set(&mut pax.uid, decimal(value)?).ok_or_else(repeated)?,
                 b"gid" => set(&mut pax.gid, decimal(value)?).ok_or_else(repeated)?,
                 b"mtime" => set(&mut pax.mtime, time(value)?).ok_or_else(repeated)?,
-                _ if key.starts_with(b"GNU.sparse.") => {
-                    return Err(ConvertError::Unsupported("the layer's archive holds a sparse file".into()));
-                }
                 _ => {
                     if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                         pax.xattrs.push((name.to_vec(), value.to_vec()));
+                    } else if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                        let taken = pax.sparse.get_or_insert_default().take(key, value)?;
+                        taken.ok_or_else(|| bad("key of a sparse file", key))?;
                     }
                 }
             }
@@ -69,7 +72,7 @@ fn record(records: &[u8]) -> Result<Record<'_>, ConvertError> {
     Ok((&body[..equals], &body[equals + 1..], &records[length..]))
 }
 
-fn decimal(digits: &[u8]) -> Result<u64, ConvertError> {
+pub(super) fn decimal(digits: &[u8]) -> Result<u64, ConvertError> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return Err(bad("number", digits));
     }
@@ -121,7 +124,10 @@ mod tests {
             b"11 size=0x\n",
             b"11 uid=1.5\n",
             b"30 size=99999999999999999999999\n",
-            b"25 GNU.sparse.size=12345\n",
+            b"25 GNU.sparse.numbytes=1\n",
+            b"23 GNU.sparse.offset=1\n23 GNU.sparse.offset=1\n",
+            b"21 GNU.sparse.map=1,\n",
+            b"20 GNU.sparse.else=\n",
         ] {
             assert!(Pax::parse(bad).is_err(), "{}", show(bad));
         }

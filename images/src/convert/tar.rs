@@ -3,10 +3,11 @@
 //! Where GNU tar, bsdtar, Python and Go read an archive differently, it is refused rather than guessed at: one
 //! archive must not mean two things.
 
-use super::decode::LayerReader;
 use super::error::{ConvertError, show};
 use super::path::PATH_MAX;
 use super::pax::Pax;
+use super::sparse::{self, MapReader, Part, Records};
+use super::stream::ArchiveStream;
 
 const BLOCK: usize = 512;
 /// Longest extended header. Attributes of 64 KiB and paths fit many times.
@@ -22,8 +23,10 @@ pub(crate) struct Header {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) mtime: (i64, u32),
-    /// Bytes of contents that follow; 0 unless `kind` is `File`.
+    /// Bytes of the file; 0 unless `kind` is `File`.
     pub(crate) size: u64,
+    /// The parts of a sparse file, of which alone the contents consist.
+    pub(crate) parts: Option<Vec<Part>>,
     pub(crate) device: (u32, u32),
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
@@ -41,14 +44,14 @@ pub(crate) enum EntryKind {
 
 /// Reads entries one after another; the caller takes each file's contents with [`TarReader::contents`].
 pub(crate) struct TarReader<'a> {
-    input: LayerReader<'a>,
+    input: ArchiveStream<'a>,
     /// Contents of the current entry not yet read, and the padding after them.
     remaining: u64,
     padding: usize,
 }
 
 impl<'a> TarReader<'a> {
-    pub(crate) fn new(input: LayerReader<'a>) -> Self {
+    pub(crate) fn new(input: ArchiveStream<'a>) -> Self {
         Self { input, remaining: 0, padding: 0 }
     }
 
@@ -97,11 +100,12 @@ impl<'a> TarReader<'a> {
         &mut self,
         block: &[u8; BLOCK],
         size: u64,
-        pax: Pax,
+        mut pax: Pax,
         long_path: Option<Vec<u8>>,
         long_link: Option<Vec<u8>>,
     ) -> Result<Header, ConvertError> {
-        let path = agree(pax.path, long_path)?.unwrap_or_else(|| short_path(block));
+        let name = pax.sparse.as_mut().and_then(|sparse| sparse.name.take());
+        let path = name.or(agree(pax.path, long_path)?).unwrap_or_else(|| short_path(block));
         let link = agree(pax.linkpath, long_link)?.unwrap_or_else(|| until_nul(&block[157..257]).to_vec());
         let size = pax.size.unwrap_or(size);
         let kind = match block[156] {
@@ -113,15 +117,33 @@ impl<'a> TarReader<'a> {
             b'4' => EntryKind::Block,
             b'5' => EntryKind::Dir,
             b'6' => EntryKind::Fifo,
-            b'S' => return Err(ConvertError::Unsupported(format!("{} is a sparse file", show(&path)))),
+            b'S' => EntryKind::File,
             other => {
                 let what = format!("{} has the type {:?}", show(&path), char::from(other));
                 return Err(ConvertError::Unsupported(what));
             }
         };
-        let named = |e: ConvertError| ConvertError::malformed(format!("{}: {e}", show(&path)));
+        let named = |error: ConvertError| error.of(&path);
+        let mut parts = None;
+        let mut whole = size;
         if kind == EntryKind::File {
-            self.set_contents(size);
+            let sparse = match pax.sparse {
+                Some(_) if block[156] == b'S' => {
+                    return Err(named(ConvertError::malformed("a sparse file of two formats")));
+                }
+                Some(records) => Some(self.recorded_map(records, size).map_err(named)?),
+                None if block[156] == b'S' => Some(self.old_map(block, size).map_err(named)?),
+                None => None,
+            };
+            match sparse {
+                Some((real, map)) => {
+                    whole = real;
+                    parts = Some(sparse::parts(&map, real, self.remaining).map_err(named)?);
+                }
+                None => self.set_contents(size),
+            }
+        } else if pax.sparse.is_some() {
+            return Err(named(ConvertError::malformed("it is sparse but no file")));
         } else if size != 0 && kind != EntryKind::Hardlink {
             // All readers skip no contents for a hard link; on the others they disagree.
             return Err(ConvertError::malformed(format!("{} has a size but no contents", show(&path))));
@@ -152,12 +174,67 @@ impl<'a> TarReader<'a> {
                 Some(time) => time,
                 None => (number(block, 136, 12, "mtime").map_err(named)?, 0),
             },
-            size: if kind == EntryKind::File { size } else { 0 },
+            size: if kind == EntryKind::File { whole } else { 0 },
+            parts,
             device: (device(329)?, device(337)?),
             xattrs: pax.xattrs,
             path,
             link,
         })
+    }
+
+    /// The size and map of a file that PAX records call sparse; its contents of `packed` bytes are next.
+    fn recorded_map(&mut self, records: Records, packed: u64) -> Result<(u64, Vec<u64>), ConvertError> {
+        self.set_contents(packed);
+        let in_contents = records.map_in_contents()?;
+        let (size, numbers) = records.into_map()?;
+        if !in_contents {
+            return Ok((size, numbers));
+        }
+        let mut map = MapReader::default();
+        let mut block = [0; BLOCK];
+        loop {
+            let mut filled = 0;
+            while filled < BLOCK {
+                match self.contents(&mut block[filled..])? {
+                    0 => return Err(ConvertError::malformed("a sparse file's map has no end")),
+                    n => filled += n,
+                }
+            }
+            if map.take(&block)? {
+                return Ok((size, map.into_numbers()));
+            }
+        }
+    }
+
+    /// The size and map of a sparse file in the old format, which begins in its header.
+    fn old_map(&mut self, header: &[u8; BLOCK], packed: u64) -> Result<(u64, Vec<u64>), ConvertError> {
+        let unsigned = |block: &[u8; BLOCK], at| {
+            let value = number(block, at, 12, "sparse map")?;
+            u64::try_from(value).map_err(|_| ConvertError::malformed("a sparse map has a negative number"))
+        };
+        let size = unsigned(header, 483)?;
+        let mut numbers = Vec::new();
+        let (mut block, mut start, mut entries) = (*header, 386, 4);
+        loop {
+            // The first entry without a length's digits ends the map.
+            for at in (start..).step_by(24).take(entries).take_while(|at| block[at + 12] != 0) {
+                numbers.extend([unsigned(&block, at)?, unsigned(&block, at + 12)?]);
+            }
+            let extended = block[if start == 0 { 504 } else { 482 }] != 0;
+            if !extended {
+                break;
+            }
+            if numbers.len() > 2 * sparse::PARTS_MAX {
+                return Err(sparse::too_many());
+            }
+            if !self.input.read_exact(&mut block)? {
+                return Err(ConvertError::malformed("a sparse map has no end"));
+            }
+            (start, entries) = (0, 21);
+        }
+        self.set_contents(packed);
+        Ok((size, numbers))
     }
 
     /// Contents of the current file into `buffer`; 0 at their end.
@@ -168,14 +245,19 @@ impl<'a> TarReader<'a> {
         }
         let n = self.input.read(&mut buffer[..want])?;
         if n == 0 {
-            return Err(ConvertError::malformed("the layer's archive ends in the middle of a file"));
+            return Err(ConvertError::malformed("the archive ends in the middle of a file"));
         }
         self.remaining -= n as u64;
         Ok(n)
     }
 
-    /// Reads to the stream's end and gives the diff-id.
-    pub(crate) fn finish(self) -> Result<String, ConvertError> {
+    /// Where the current file's contents go on, in bytes from the archive's beginning.
+    pub(crate) fn position(&self) -> u64 {
+        self.input.position()
+    }
+
+    /// Reads to the stream's end.
+    pub(crate) fn finish(self) -> Result<(), ConvertError> {
         self.input.finish()
     }
 
@@ -189,7 +271,7 @@ impl<'a> TarReader<'a> {
         while self.contents(&mut scratch)? != 0 {}
         let padding = std::mem::take(&mut self.padding);
         if padding != 0 && !self.input.read_exact(&mut scratch[..padding])? {
-            return Err(ConvertError::malformed("the layer's archive ends in the middle of a file"));
+            return Err(ConvertError::malformed("the archive ends in the middle of a file"));
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Seek, Write};
 
-use super::{ConvertError, Limits, Verdict, convert_layer};
+use super::{ConvertError, Limits, Verdict, convert_layer, unpack};
 use crate::tree::{Entry, Kind, TreeReader};
 
 /// A raw ustar header with a right checksum.
@@ -60,7 +60,9 @@ type Converted = (Verdict, Vec<Entry>, Vec<u8>);
 
 fn convert(input: &[u8], limits: &Limits) -> Result<Converted, ConvertError> {
     let (mut data, mut tree) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-    let verdict = convert_layer(input, &data, &tree, limits)?;
+    let mut archive = Vec::new();
+    unpack(input, &mut archive, limits)?;
+    let verdict = convert_layer(&archive[..], &data, &tree, limits)?;
     tree.rewind().unwrap();
     data.rewind().unwrap();
     let mut bytes = Vec::new();
@@ -83,25 +85,43 @@ fn every_compression_gives_the_same_layer() {
         out.finish().unwrap()
     };
     let members = [gzip(&tar[..700]), gzip(&tar[700..])].concat();
-    let frames =
-        [zstd::encode_all(&tar[..512], 1).unwrap(), zstd::encode_all(&tar[512..], 1).unwrap()].concat();
+    let skippable = |id: u8, bytes: &[u8]| {
+        [&[0x50 | id, 0x2a, 0x4d, 0x18][..], &(bytes.len() as u32).to_le_bytes()[..], bytes].concat()
+    };
+    // As zstd:chunked: a table of contents in skippable frames, here before and behind as well.
+    let frames = [
+        skippable(0, b"a table"),
+        zstd::encode_all(&tar[..512], 1).unwrap(),
+        skippable(0xf, &[]),
+        zstd::encode_all(&tar[512..], 1).unwrap(),
+        skippable(3, &[7; 100]),
+    ]
+    .concat();
+    // As estargz: every file a member, an empty one with an extra field at the end.
+    let extra = [&[0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 0xff, 4, 0][..], b"SG\0\0", &[3, 0], &[0; 8]].concat();
+    let stargz = [gzip(&tar[..512]), gzip(&tar[512..1536]), gzip(&tar[1536..]), extra].concat();
     let plain = convert(&tar, &Limits::default()).unwrap();
-    assert_eq!(plain.0.diff_id, crate::digest::of(&tar));
     assert_eq!(plain.1.len(), 3);
     assert_eq!(plain.1[1].kind, Kind::File { offset: 0, size: 5 });
     assert_eq!(&plain.2[..6], b"hello\0");
     assert_eq!(convert(&members, &Limits::default()).unwrap(), plain);
     assert_eq!(convert(&frames, &Limits::default()).unwrap(), plain);
+    assert_eq!(convert(&stargz, &Limits::default()).unwrap(), plain);
+    assert!(fails(&frames[..frames.len() - 1]).contains("decompress"));
+    assert!(fails(&[gzip(&tar), b"junk behind".to_vec()].concat()).contains("decompress"));
     assert!(fails(&members[..members.len() - 9]).contains("decompress"));
     assert!(fails(&tar[..800]).contains("middle"));
     assert!(fails(b"not a tar archive at all, but long enough to be read as a header").contains("middle"));
 }
 
 #[test]
-fn bytes_after_the_archive_belong_to_the_diff_id() {
+fn zeros_after_the_archive_are_read_and_nothing_else() {
     let mut tar = archive(&[("f", b'0', b"x")]);
     tar.resize(tar.len() + 10_240, 0);
-    assert_eq!(convert(&tar, &Limits::default()).unwrap().0.diff_id, crate::digest::of(&tar));
+    let mut rest = std::io::Cursor::new(&tar);
+    let (data, tree) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    convert_layer(&mut rest, &data, &tree, &Limits::default()).unwrap();
+    assert_eq!(rest.position(), tar.len() as u64);
     let mut hidden = archive(&[("f", b'0', b"x")]);
     hidden.truncate(hidden.len() - 512);
     hidden.extend_from_slice(&archive(&[("g", b'0', b"x")]));

@@ -9,7 +9,10 @@ use crate::error::{ImageError, Result};
 /// Reads a configuration. Builders leave out what the specification requires, or write `null` for it: a
 /// missing platform is linux/amd64.
 pub(crate) fn parse_config(bytes: &[u8]) -> Result<ImageConfiguration> {
-    let corrupt = |error| ImageError::Corrupt(format!("the image's configuration does not parse: {error}"));
+    let corrupt = |error| {
+        let told = digest::clip_error(&error);
+        ImageError::Corrupt(format!("the image's configuration does not parse: {told}"))
+    };
     let mut value: Value = serde_json::from_slice(bytes).map_err(corrupt)?;
     strip_nulls(&mut value);
     if let Value::Object(fields) = &mut value {
@@ -96,6 +99,8 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         assert!(matches!(check("{}"), Err(ImageError::Corrupt(_))));
         assert!(matches!(check("[]"), Err(ImageError::Corrupt(_))));
+        let long = format!(r#"{{{ROOTFS},"history":"{}"}}"#, "x".repeat(1 << 20));
+        assert!(check(&long).unwrap_err().to_string().len() < 1000);
         let arm = format!(r#"{{"architecture":"arm64","os":"linux",{ROOTFS}}}"#);
         assert!(check(&arm).unwrap_err().to_string().contains("linux/arm64"));
         let layers = |ids: &str| check(&format!(r#"{{"rootfs":{{"type":"layers","diff_ids":[{ids}]}}}}"#));

@@ -64,8 +64,9 @@ struct Shape {
 
 /// Reads a manifest or index. One that could be read as both is refused (CVE-2021-41190).
 pub(crate) fn parse(bytes: &[u8]) -> Result<Document> {
-    let corrupt =
-        |error: &dyn std::fmt::Display| ImageError::Corrupt(format!("a manifest does not parse: {error}"));
+    let corrupt = |error: &serde_json::Error| {
+        ImageError::Corrupt(format!("a manifest does not parse: {}", digest::clip_error(error)))
+    };
     let shape: Shape = serde_json::from_slice(bytes).map_err(|e| corrupt(&e))?;
     if shape.schema_version == 1 {
         return Err(ImageError::Unsupported("a manifest of Docker's schema 1; push the image anew".into()));
@@ -175,6 +176,7 @@ mod tests {
         );
         assert!(refuse(&manifest(CONFIG_TYPES[0], LAYER_TYPES[0], "sha256:../../etc")).contains("parse"));
         assert!(refuse("").contains("parse"));
+        assert!(refuse(&format!("{:?}", "x\n".repeat(1 << 20))).len() < 1000);
         assert!(refuse(&"[".repeat(100_000)).contains("parse"));
         let layer = format!(r#"{{"mediaType":"{}","size":1,"digest":"{DIGEST}"}},"#, LAYER_TYPES[0]);
         let many = manifest(CONFIG_TYPES[0], LAYER_TYPES[0], DIGEST);

@@ -1,7 +1,8 @@
 //! Authentication: the challenges of RFC 9110 and the bearer tokens of the distribution specification.
 
 use reqwest::Url;
-use serde::Deserialize;
+
+use super::http::same_origin;
 
 /// A challenge of a `WWW-Authenticate` header.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,12 +64,10 @@ fn value_of(text: &str) -> Option<(String, &str)> {
 }
 
 /// Whether the token service at `realm` may see the credentials for `registry`: it is the same host, or one
-/// below the registry's own domain (auth.docker.io for registry-1.docker.io), and no less protected.
+/// below the registry's own domain (auth.docker.io for registry-1.docker.io), and no less protected. A domain in
+/// which anyone can have a name (a "public suffix", as co.uk and github.io are) is no one's own.
 pub(super) fn may_see_credentials(realm: &Url, registry: &Url) -> bool {
-    let same_origin = realm.scheme() == registry.scheme()
-        && realm.host_str() == registry.host_str()
-        && realm.port_or_known_default() == registry.port_or_known_default();
-    if same_origin {
+    if same_origin(realm, registry) {
         return true;
     }
     let (Some(theirs), Some(ours)) = (realm.domain(), registry.domain()) else { return false };
@@ -78,22 +77,7 @@ pub(super) fn may_see_credentials(realm: &Url, registry: &Url) -> bool {
     let within =
         |domain: &str| theirs == domain || theirs.strip_suffix(domain).is_some_and(|sub| sub.ends_with('.'));
     let parent = ours.split_once('.').map_or("", |(_, parent)| parent);
-    within(ours) || (parent.contains('.') && within(parent))
-}
-
-/// A token service's answer.
-#[derive(Deserialize)]
-pub(super) struct TokenAnswer {
-    #[serde(default)]
-    token: Option<String>,
-    #[serde(default)]
-    access_token: Option<String>,
-}
-
-impl TokenAnswer {
-    pub(super) fn token(self) -> Option<String> {
-        self.token.or(self.access_token).filter(|token| !token.is_empty())
-    }
+    within(ours) || (psl::domain_str(parent).is_some() && within(parent))
 }
 
 #[cfg(test)]
@@ -142,6 +126,16 @@ mod tests {
         assert!(!may("https://other.io/", "https://quay.io"));
         assert!(!may("http://localhost:6000/token", "http://localhost:5000"));
         assert!(!may("https://10.0.0.1/token", "https://10.0.0.2"));
+        assert!(may("https://gitlab.corp.example/jwt/auth", "https://registry.corp.example:5050"));
+        assert!(may("https://auth.registry.co.uk/token", "https://registry.co.uk"));
+        for (realm, registry) in [
+            ("https://evil.co.uk/token", "https://registry.co.uk"),
+            ("https://evil.github.io/token", "https://registry.github.io"),
+            ("https://evil.s3.amazonaws.com/token", "https://registry.s3.amazonaws.com"),
+            ("https://evil.example/token", "https://registry.example"),
+        ] {
+            assert!(!may(realm, registry), "{realm} for {registry}");
+        }
     }
 
     proptest::proptest! {

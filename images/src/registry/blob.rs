@@ -3,10 +3,9 @@
 use bytes::Bytes;
 use reqwest::header::CONTENT_RANGE;
 use reqwest::{Response, StatusCode};
-use tokio::time::timeout;
 
 use super::endpoint::{Endpoint, pause};
-use super::http::explain;
+use super::pace::Pace;
 use super::{Failures, Repository};
 use crate::error::{ImageError, Result};
 
@@ -35,6 +34,7 @@ struct Open<'a> {
     /// Its number.
     number: usize,
     response: Response,
+    pace: Pace,
     /// Bytes that were handed out already and come again: the endpoint knows no ranges.
     again: u64,
 }
@@ -57,9 +57,8 @@ impl<'a> Blob<'a> {
                 Some(open) => open,
                 None => self.open().await?,
             };
-            let stall = open.endpoint.stall();
-            let reason = match timeout(stall, open.response.chunk()).await {
-                Ok(Ok(Some(mut chunk))) => {
+            let reason = match open.pace.next(&mut open.response).await {
+                Ok(Some(mut chunk)) => {
                     let again = usize::try_from(open.again).unwrap_or(usize::MAX).min(chunk.len());
                     open.again -= again as u64;
                     self.last = self.last.max(open.number);
@@ -77,15 +76,14 @@ impl<'a> Blob<'a> {
                     }
                     return Ok(Some(chunk));
                 }
-                Ok(Ok(None)) => "the answer ended".to_owned(),
-                Ok(Err(error)) => explain(&error),
-                Err(_) => format!("no bytes for {stall:?}"),
+                Ok(None) => "the answer ended".to_owned(),
+                Err(reason) => reason,
             };
             if self.done - self.failed_at > FORGIVING {
                 self.failures = 0;
             }
             self.failed_at = self.done;
-            if self.failures >= open.endpoint.retries() {
+            if self.failures >= open.endpoint.retries {
                 let reason = format!("{}: {reason} after {} of {} bytes", self.digest, self.done, self.size);
                 let error = open.endpoint.unavailable(reason);
                 if open.number + 1 == self.repository.endpoints.len() {
@@ -114,10 +112,14 @@ impl<'a> Blob<'a> {
         let path = format!("{repository}/blobs/{}", self.digest);
         let mut failures = Failures::default();
         for (number, endpoint) in self.repository.endpoints.iter().enumerate().skip(self.first) {
+            if !endpoint.pull {
+                continue;
+            }
             match endpoint.get(&path, None, self.done, &what, repository).await {
                 Ok(response) => match self.offset(&response) {
                     Some(offset) => {
-                        return Ok(Open { endpoint, number, response, again: self.done - offset });
+                        let (pace, again) = (endpoint.pace(), self.done - offset);
+                        return Ok(Open { endpoint, number, response, pace, again });
                     }
                     None => failures
                         .add(endpoint, endpoint.unavailable(format!("{what}: not the range asked for"))),

@@ -1,100 +1,105 @@
 //! One place that serves a repository: requests with authentication and patience.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use bytes::{Bytes, BytesMut};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
-use reqwest::{RequestBuilder, Response, StatusCode, Url};
-use tokio::time::{sleep, timeout};
+use reqwest::{Response, StatusCode, Url};
+use tokio::time::sleep;
 
-use super::auth::{Challenge, TokenAnswer, may_see_credentials, parse_challenges};
-use super::http::{Http, explain, is_local};
-use crate::config::{Credentials, RegistryConfig};
+use super::auth::{Challenge, parse_challenges};
+use super::hosts::Host;
+use super::http::{Ask, Http, NoAnswer, same_origin};
+use super::pace::{Pace, read_body};
+use crate::config::RegistryConfig;
+use crate::credentials::Credentials;
 use crate::digest;
 use crate::error::{ImageError, Result};
 
 /// First pause before a repeated request; it doubles each time.
 const BACK_OFF: Duration = Duration::from_millis(200);
-/// The longest pause that a registry may ask for.
+/// The longest pause that a registry may ask for: who wants a longer one has said no.
 const PAUSE_MAX: Duration = Duration::from_secs(20);
-/// Longest answer of a token service, and the part of an error's body that is read.
-const TOKEN_MAX: u64 = 256 << 10;
+/// The part of an error's body that is read, in bytes.
 const ERROR_MAX: u64 = 8 << 10;
 
 /// A base URL with what is known about it.
 pub(super) struct Endpoint {
-    http: Http,
-    /// Without a slash at its end.
-    base: Url,
+    pub(super) http: Http,
+    /// With the API's "/v2".
+    pub(super) base: Url,
     /// The registry that a mirror stands for.
     mirrored: Option<String>,
-    credentials: Option<Credentials>,
+    /// Headers for this host alone.
+    headers: HeaderMap,
+    /// Whether it may say what a tag leads to.
+    pub(super) resolve: bool,
+    /// Whether it may be asked for content.
+    pub(super) pull: bool,
+    pub(super) credentials: Option<Credentials>,
+    /// Why there are none, where there should be some.
+    pub(super) no_credentials: Option<String>,
     /// The `Authorization` header that worked last.
     authorization: Mutex<Option<HeaderValue>>,
-    retries: u32,
-    stall: Duration,
+    pub(super) retries: u32,
+    pub(super) stall: Duration,
+    min_rate: u64,
 }
 
 /// A request that may work when it is repeated.
-struct Transient {
-    reason: String,
-    pause: Option<Duration>,
+pub(super) struct Transient {
+    pub(super) reason: String,
+    pub(super) pause: Option<Duration>,
+}
+
+impl From<String> for Transient {
+    fn from(reason: String) -> Self {
+        Self { reason, pause: None }
+    }
 }
 
 impl Endpoint {
-    /// The registry at `host` itself: over TLS, except on this machine.
-    pub(super) fn registry(
+    /// The place at `base` that `host` tells of, which stands for the registry `mirrored` or is one itself.
+    pub(super) fn new(
         http: &Http,
         config: &RegistryConfig,
-        host: &str,
-        credentials: Option<Credentials>,
-    ) -> Result<Self> {
-        let parse = |scheme| {
-            Url::parse(&format!("{scheme}://{host}")).map_err(|e| ImageError::InvalidReference {
-                reference: host.to_owned(),
-                reason: format!("no host: {e}"),
-            })
-        };
-        let mut base = parse("https")?;
-        if is_local(&base) {
-            base = parse("http")?;
-        }
-        Ok(Self::new(http, config, base, None, credentials))
-    }
-
-    /// A mirror of `registry`, which gets no credentials.
-    pub(super) fn mirror(http: &Http, config: &RegistryConfig, url: &str, registry: &str) -> Result<Self> {
-        let bad = |reason: &str| ImageError::Unavailable {
-            registry: registry.to_owned(),
-            reason: format!("its mirror {url:?} in the configuration is invalid: {reason}"),
-        };
-        let base = Url::parse(url).map_err(|e| bad(&e.to_string()))?;
-        if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
-            return Err(bad("it must begin with http:// or https:// and a host"));
-        }
-        if !base.username().is_empty() || base.password().is_some() || base.query().is_some() {
-            return Err(bad("it may hold neither credentials nor a query"));
-        }
-        Ok(Self::new(http, config, base, Some(registry.to_owned()), None))
-    }
-
-    fn new(
-        http: &Http,
-        config: &RegistryConfig,
+        host: &Host,
         base: Url,
-        mirrored: Option<String>,
-        credentials: Option<Credentials>,
-    ) -> Self {
-        Self {
-            http: http.clone(),
+        mirrored: Option<&str>,
+    ) -> Result<Self> {
+        let http = match host.tls.is_usual() {
+            true => http.clone(),
+            false => Http::special(&host.tls, &base).map_err(|reason| ImageError::Unavailable {
+                registry: base.authority().to_owned(),
+                reason: format!("its hosts.toml: {reason}"),
+            })?,
+        };
+        Ok(Self {
+            http,
             base,
-            mirrored,
-            credentials,
+            mirrored: mirrored.map(str::to_owned),
+            headers: host.headers.clone(),
+            resolve: host.resolve,
+            pull: host.pull,
+            credentials: None,
+            no_credentials: None,
             authorization: Mutex::new(None),
             retries: config.retries,
             stall: config.stall,
+            min_rate: config.min_rate,
+        })
+    }
+
+    /// With the credentials that were found, or what went wrong when they were looked for.
+    pub(super) fn with(mut self, found: std::result::Result<Option<Credentials>, String>) -> Self {
+        match found {
+            Ok(credentials) => self.credentials = credentials,
+            Err(reason) => self.no_credentials = Some(reason),
         }
+        self
     }
 
     /// Host and port, for messages.
@@ -106,12 +111,9 @@ impl Endpoint {
         self.mirrored.is_some()
     }
 
-    pub(super) fn stall(&self) -> Duration {
-        self.stall
-    }
-
-    pub(super) fn retries(&self) -> u32 {
-        self.retries
+    /// The patience with a blob's body.
+    pub(super) fn pace(&self) -> Pace {
+        Pace::new(self.stall, self.min_rate)
     }
 
     pub(super) fn unavailable(&self, reason: impl Into<String>) -> ImageError {
@@ -119,16 +121,16 @@ impl Endpoint {
     }
 
     fn url(&self, path: &str) -> Result<Url> {
-        let base = self.base.as_str().trim_end_matches('/').trim_end_matches("/v2");
+        let base = self.base.as_str().trim_end_matches('/');
         let mut url =
-            Url::parse(&format!("{base}/v2/{path}")).map_err(|e| self.unavailable(format!("{path}: {e}")))?;
+            Url::parse(&format!("{base}/{path}")).map_err(|e| self.unavailable(format!("{path}: {e}")))?;
         if let Some(registry) = &self.mirrored {
             url.query_pairs_mut().append_pair("ns", registry);
         }
         Ok(url)
     }
 
-    /// The whole body at `path` below `/v2/`, at most `limit` bytes. `what` is for messages; `repository` is
+    /// The whole body at `path` of the API, at most `limit` bytes. `what` is for messages; `repository` is
     /// what a token is asked for.
     pub(super) async fn small(
         &self,
@@ -160,35 +162,39 @@ impl Endpoint {
         what: &str,
         repository: &str,
     ) -> Result<Response> {
-        let url = self.url(path)?;
+        let mut ask = Ask {
+            url: self.url(path)?,
+            headers: HeaderMap::new(),
+            secrets: self.headers.clone(),
+            form: None,
+        };
+        if let Some(accept) = accept.and_then(|accept| accept.parse().ok()) {
+            ask.headers.insert(ACCEPT, accept);
+        }
+        if offset != 0
+            && let Ok(range) = format!("bytes={offset}-").parse()
+        {
+            ask.headers.insert(RANGE, range);
+        }
         let mut attempt = 0;
         let mut asked = false;
         loop {
-            let mut request = self.http.client(&url).get(url.clone());
-            if let Some(accept) = accept {
-                request = request.header(ACCEPT, accept);
-            }
-            if offset != 0 {
-                request = request.header(RANGE, format!("bytes={offset}-"));
-            }
             let known = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
             if let Some(authorization) = known {
-                request = request.header(AUTHORIZATION, authorization);
+                ask.secrets.insert(AUTHORIZATION, authorization);
             }
-            let transient = match self.send(request).await? {
-                Err(transient) => transient,
+            let transient = match self.http.send(&ask, &self.base, self.stall).await {
+                Err(NoAnswer::Ever(reason)) => return Err(self.unavailable(reason)),
+                Err(NoAnswer::ForNow(reason)) => reason.into(),
                 Ok(mut response) => match response.status() {
                     StatusCode::OK | StatusCode::PARTIAL_CONTENT => return Ok(response),
                     // Only the registry itself is answered: whoever it redirected to gets no credentials.
-                    StatusCode::UNAUTHORIZED if !asked && self.is_own(response.url()) => {
+                    StatusCode::UNAUTHORIZED if !asked && same_origin(response.url(), &self.base) => {
                         asked = true;
                         self.authenticate(response.headers(), what, repository).await?;
                         continue;
                     }
-                    status => match self.refusal(&mut response, status, what).await {
-                        Ok(transient) => transient,
-                        Err(error) => return Err(error),
-                    },
+                    status => self.refusal(&mut response, status, what).await?,
                 },
             };
             if attempt >= self.retries {
@@ -200,46 +206,36 @@ impl Endpoint {
         }
     }
 
-    fn is_own(&self, url: &Url) -> bool {
-        url.scheme() == self.base.scheme() && url.authority() == self.base.authority()
-    }
-
-    async fn send(&self, request: RequestBuilder) -> Result<std::result::Result<Response, Transient>> {
-        let reason = match timeout(self.stall, request.send()).await {
-            Ok(Ok(response)) => return Ok(Ok(response)),
-            Ok(Err(error)) if error.is_connect() || error.is_redirect() || error.is_builder() => {
-                return Err(self.unavailable(explain(&error)));
-            }
-            Ok(Err(error)) => explain(&error),
-            Err(_) => format!("no answer within {:?}", self.stall),
-        };
-        Ok(Err(Transient { reason, pause: None }))
-    }
-
     /// What a status other than success means.
-    async fn refusal(&self, response: &mut Response, status: StatusCode, what: &str) -> Result<Transient> {
-        let asked_pause =
-            response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    pub(super) async fn refusal(
+        &self,
+        response: &mut Response,
+        status: StatusCode,
+        what: &str,
+    ) -> Result<Transient> {
+        let pause = response.headers().get(RETRY_AFTER).and_then(retry_after);
         let body = read_body(response, ERROR_MAX, self.stall).await.ok().flatten().unwrap_or_default();
         let reason = format!("{} answered {status}{}", self.name(), error_text(&body));
         match status {
             StatusCode::NOT_FOUND => Err(ImageError::NotFound(what.to_owned())),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                Err(ImageError::Unauthorized { what: what.to_owned(), reason })
-            }
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
-                Ok(Transient { reason, pause: asked_pause.map(Duration::from_secs) })
-            }
-            status if status.is_server_error() => {
-                Ok(Transient { reason, pause: asked_pause.map(Duration::from_secs) })
-            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(self.refused(what, &reason)),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => self.later(what, reason, pause),
+            status if status.is_server_error() => self.later(what, reason, pause),
             _ => Err(self.unavailable(format!("{what}: {reason}"))),
+        }
+    }
+
+    fn later(&self, what: &str, reason: String, pause: Option<Duration>) -> Result<Transient> {
+        match pause {
+            Some(pause) if pause > PAUSE_MAX => {
+                Err(self.unavailable(format!("{what}: {reason}, and asks not to come back for {pause:.0?}")))
+            }
+            pause => Ok(Transient { reason, pause }),
         }
     }
 
     /// Meets a challenge and keeps the header that does.
     async fn authenticate(&self, headers: &HeaderMap, what: &str, repository: &str) -> Result<()> {
-        let refused = |reason: String| ImageError::Unauthorized { what: what.to_owned(), reason };
         let challenges: Vec<Challenge> = headers
             .get_all(WWW_AUTHENTICATE)
             .iter()
@@ -247,113 +243,50 @@ impl Endpoint {
             .flat_map(parse_challenges)
             .collect();
         let by_scheme = |scheme| challenges.iter().find(|challenge| challenge.scheme == scheme);
-        let header = if let Some(bearer) = by_scheme("bearer") {
-            format!("Bearer {}", self.token(bearer, what, repository).await?)
+        let value = if let Some(bearer) = by_scheme("bearer") {
+            secret(&format!("Bearer {}", self.token(bearer, what, repository).await?))
         } else if by_scheme("basic").is_some() {
-            let Some(credentials) = &self.credentials else {
-                return Err(refused(format!("{} wants a user's name and password", self.name())));
+            let Some(Credentials::Password { username, password }) = &self.credentials else {
+                let reason = format!("{} wants a user's name and password", self.name());
+                return Err(self.refused(what, &reason));
             };
-            return self.keep(basic(&self.http, &self.base, credentials), what);
+            basic(username, password)
         } else {
-            return Err(refused(format!("{} wants no kind of authentication that is known", self.name())));
+            let reason = format!("{} wants no kind of authentication that is known", self.name());
+            return Err(self.refused(what, &reason));
         };
-        let mut value = HeaderValue::from_str(&header)
-            .map_err(|_| refused(format!("{} got a token that fits no header", self.name())))?;
-        value.set_sensitive(true);
-        self.keep(Some(value), what)
-    }
-
-    fn keep(&self, value: Option<HeaderValue>, what: &str) -> Result<()> {
-        let value = value.ok_or_else(|| ImageError::Unauthorized {
-            what: what.to_owned(),
-            reason: "the credentials fit no header".into(),
-        })?;
+        let value = value.ok_or_else(|| self.refused(what, "the credentials fit no header"))?;
         *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
         Ok(())
     }
-
-    async fn token(&self, bearer: &Challenge, what: &str, repository: &str) -> Result<String> {
-        let refused = |reason: String| ImageError::Unauthorized { what: what.to_owned(), reason };
-        let realm = bearer.param("realm").unwrap_or_default();
-        let shown = digest::clip(realm);
-        let mut url =
-            Url::parse(realm).ok().filter(|url| matches!(url.scheme(), "http" | "https")).ok_or_else(
-                || refused(format!("{} names the token service {shown:?}, which is no URL", self.name())),
-            )?;
-        let scope = format!("repository:{repository}:pull");
-        {
-            let mut query = url.query_pairs_mut();
-            if let Some(service) = bearer.param("service") {
-                query.append_pair("service", service);
-            }
-            query.append_pair("scope", bearer.param("scope").unwrap_or(&scope));
-        }
-        let credentials = self.credentials.as_ref().filter(|_| may_see_credentials(&url, &self.base));
-        let mut attempt = 0;
-        loop {
-            let mut request = self.http.client(&url).get(url.clone());
-            if let Some(Credentials { username, password }) = credentials {
-                request = request.basic_auth(username, Some(password));
-            }
-            let transient = match self.send(request).await? {
-                Err(transient) => transient,
-                Ok(mut response) if response.status() == StatusCode::OK => {
-                    let body = read_body(&mut response, TOKEN_MAX, self.stall)
-                        .await
-                        .ok()
-                        .flatten()
-                        .unwrap_or_default();
-                    let answer =
-                        serde_json::from_slice::<TokenAnswer>(&body).ok().and_then(TokenAnswer::token);
-                    return answer
-                        .ok_or_else(|| refused(format!("the token service {shown:?} gave no token")));
-                }
-                Ok(mut response) => {
-                    let status = response.status();
-                    match self.refusal(&mut response, status, what).await {
-                        Ok(transient) => transient,
-                        Err(_) => {
-                            return Err(refused(format!("the token service {shown:?} answered {status}")));
-                        }
-                    }
-                }
-            };
-            if attempt >= self.retries {
-                return Err(self.unavailable(format!("the token service {shown:?}: {}", transient.reason)));
-            }
-            pause(attempt, transient.pause).await;
-            attempt += 1;
-        }
-    }
 }
 
-/// The header of basic authentication, as reqwest writes it.
-fn basic(http: &Http, base: &Url, credentials: &Credentials) -> Option<HeaderValue> {
-    let request =
-        http.client(base).get(base.clone()).basic_auth(&credentials.username, Some(&credentials.password));
-    request.build().ok()?.headers().get(AUTHORIZATION).cloned()
+/// A header's value that no log may hold.
+fn secret(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// The header of basic authentication (RFC 7617).
+pub(super) fn basic(username: &str, password: &str) -> Option<HeaderValue> {
+    secret(&format!("Basic {}", BASE64_STANDARD.encode(format!("{username}:{password}"))))
+}
+
+/// How long to wait (RFC 9110, "Retry-After"): seconds, or a date.
+fn retry_after(value: &HeaderValue) -> Option<Duration> {
+    let text = value.to_str().ok()?;
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => {
+            let date = httpdate::parse_http_date(text).ok()?;
+            Some(date.duration_since(SystemTime::now()).unwrap_or_default())
+        }
+    }
 }
 
 pub(super) async fn pause(attempt: u32, asked: Option<Duration>) {
     sleep(asked.unwrap_or(BACK_OFF * 2_u32.saturating_pow(attempt)).min(PAUSE_MAX)).await;
-}
-
-/// A body of at most `limit` bytes; none if it is longer.
-async fn read_body(
-    response: &mut Response,
-    limit: u64,
-    stall: Duration,
-) -> std::result::Result<Option<Bytes>, String> {
-    let mut body = BytesMut::new();
-    loop {
-        match timeout(stall, response.chunk()).await {
-            Ok(Ok(Some(chunk))) if (body.len() + chunk.len()) as u64 > limit => return Ok(None),
-            Ok(Ok(Some(chunk))) => body.extend_from_slice(&chunk),
-            Ok(Ok(None)) => return Ok(Some(body.freeze())),
-            Ok(Err(error)) => return Err(explain(&error)),
-            Err(_) => return Err(format!("no bytes for {stall:?}")),
-        }
-    }
 }
 
 /// The first message of an error's body (OCI distribution, "Error Codes"), made safe to print.
@@ -364,4 +297,25 @@ fn error_text(body: &[u8]) -> String {
         text("message").filter(|text| !text.is_empty()).or_else(|| text("code")).map(str::to_owned)
     });
     message.map_or_else(String::new, |message| format!(" ({:?})", digest::clip(&message)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_are_seconds_or_dates() {
+        let pause = |text: &str| retry_after(&text.parse().unwrap());
+        assert_eq!(pause("7"), Some(Duration::from_secs(7)));
+        let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(90));
+        let found = pause(&soon).unwrap();
+        assert!((80..=90).contains(&found.as_secs()), "{found:?}");
+        assert_eq!(pause("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+        assert_eq!((pause("-1"), pause("soon"), pause("")), (None, None, None));
+    }
+
+    #[test]
+    fn basic_is_as_rfc_7617_has_it() {
+        assert_eq!(basic("Aladdin", "open sesame").unwrap(), "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
+    }
 }

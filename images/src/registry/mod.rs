@@ -3,11 +3,16 @@
 mod auth;
 mod blob;
 mod endpoint;
+mod hosts;
 mod http;
+mod pace;
+mod token;
 
 use bytes::Bytes;
+use reqwest::Url;
 
-use crate::config::{Credentials, RegistryConfig};
+use crate::config::RegistryConfig;
+use crate::credentials::{self, Credentials};
 use crate::digest;
 use crate::error::{ImageError, Result};
 use crate::manifest::{self, ACCEPT, DOCUMENT_MAX};
@@ -15,6 +20,7 @@ use crate::reference::{Reference, Version};
 
 pub(crate) use blob::Blob;
 use endpoint::Endpoint;
+use hosts::{Host, Hosts};
 pub(crate) use http::Http;
 
 /// Docker Hub's name in references is not that of its registry.
@@ -28,20 +34,58 @@ pub(crate) struct Repository {
 }
 
 impl Repository {
-    pub(crate) fn new(
+    /// `given` are credentials for the registry itself; without any, and for mirrors, docker's configuration is
+    /// looked at.
+    pub(crate) async fn new(
         http: &Http,
         config: &RegistryConfig,
         reference: &Reference,
-        credentials: Option<Credentials>,
+        given: Option<Credentials>,
     ) -> Result<Self> {
-        let host = &reference.registry;
-        let mut endpoints = Vec::new();
+        let host = reference.registry.as_str();
+        let bad = |url: &str, reason: String| ImageError::Unavailable {
+            registry: host.to_owned(),
+            reason: format!("{url:?} in the configuration is invalid: {reason}"),
+        };
+        let mut places: Vec<(Url, Host)> = Vec::new();
         let mirrors = config.mirrors.get(host).or_else(|| config.mirrors.get("*"));
         for mirror in mirrors.into_iter().flatten() {
-            endpoints.push(Endpoint::mirror(http, config, mirror, host)?);
+            let usual = Host::default();
+            if !mirror.starts_with("http://") && !mirror.starts_with("https://") {
+                return Err(bad(mirror, "it must begin with http:// or https://".into()));
+            }
+            let base = hosts::base(mirror, false, &usual.tls).map_err(|reason| bad(mirror, reason))?;
+            places.push((base, usual));
         }
+        let (mirrors, server) = match hosts::read(&config.hosts_dirs, host)? {
+            Some(Hosts { mirrors, server }) => (mirrors, server),
+            None => (Vec::new(), Host::default()),
+        };
+        places.extend(mirrors.into_iter().filter_map(|mirror| Some((mirror.url.clone()?, mirror))));
         let own = if host == DOCKER_HUB.0 { DOCKER_HUB.1 } else { host };
-        endpoints.push(Endpoint::registry(http, config, own, credentials)?);
+        let own_base = hosts::base(own, false, &server.tls).map_err(|reason| {
+            ImageError::InvalidReference { reference: host.to_owned(), reason: format!("no host: {reason}") }
+        })?;
+        // Docker Hub's name in references is often written for its registry there.
+        let named = server.url.clone().filter(|url| url.host_str() != Some(DOCKER_HUB.0));
+        places.push((named.unwrap_or_else(|| own_base.clone()), server));
+        let mut endpoints = Vec::new();
+        for (base, place) in places {
+            let is_own = base.authority() == own_base.authority();
+            let ns = (!is_own).then_some(host);
+            let endpoint = Endpoint::new(http, config, &place, base, ns)?;
+            // Docker's configuration knows Docker Hub by its name in references.
+            let name = if is_own { host.to_owned() } else { endpoint.name().to_owned() };
+            let found = match (&given, &config.docker_config) {
+                (Some(given), _) if is_own => Ok(Some(given.clone())),
+                (_, Some(path)) => credentials::find(path, &name, reference, config.stall).await,
+                _ => Ok(None),
+            };
+            if let Err(reason) = &found {
+                tracing::warn!(registry = name, "no credentials: {reason}");
+            }
+            endpoints.push(endpoint.with(found));
+        }
         Ok(Self { endpoints, reference: reference.clone() })
     }
 
@@ -67,6 +111,13 @@ impl Repository {
     async fn small(&self, path: &str, what: &str, version: &Version) -> Result<Bytes> {
         let mut failures = Failures::default();
         for endpoint in &self.endpoints {
+            let may = match version {
+                Version::Tag(_) => endpoint.resolve,
+                Version::Digest(_) => endpoint.pull,
+            };
+            if !may {
+                continue;
+            }
             let bytes =
                 match endpoint.small(path, ACCEPT, DOCUMENT_MAX, what, &self.reference.repository).await {
                     Ok(bytes) => bytes,

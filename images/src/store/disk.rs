@@ -13,7 +13,6 @@ use serde_json::json;
 use tokio::task::spawn_blocking;
 
 use super::files::Scratch;
-use super::index::{ImageRecord, LayerRecord};
 use super::pins::Pinned;
 use super::{Image, Inner};
 use crate::digest;
@@ -93,9 +92,9 @@ impl Inner {
         if self.index.layer(&disk_key)?.is_none() {
             progress.step(Step::Resolved { id: &id, layers: 1, bytes: blob.size() });
             let (scratch, data) = self.receive(source, blob, progress).await?;
-            let unpacked = self.unpack(scratch, data, blob.size(), format).await;
-            let (scratch, bytes) = unpacked.map_err(|error| error.of(&format!("the disk {digest}")))?;
-            self.publish_disk(&pinned, scratch, digest, bytes).await?;
+            let made = self.make_disk(scratch, data, blob.size(), format).await;
+            let scratch = made.map_err(|error| error.of(&format!("the disk {digest}")))?;
+            self.publish_disk(&pinned, scratch, digest).await?;
         }
         let manifest_bytes = manifest_bytes.to_vec();
         self.publish_disk_image(&pinned, Documents { id, config_bytes, manifest_bytes, names }).await
@@ -115,7 +114,7 @@ impl Inner {
         let (Some(diff_id), Some(record)) = (diff_id, record) else {
             return Err(unexpected(&Outcome::Image { meta_len: 0, disk: Some(*found) }));
         };
-        if offset.checked_add(size).is_none_or(|end| end > record.data_len) {
+        if offset.checked_add(size).is_none_or(|end| end > record.data.length) {
             return Err(unexpected(&Outcome::Image { meta_len: 0, disk: Some(*found) }));
         }
         let path = self.files.layer(diff_id)?.join("data");
@@ -126,13 +125,12 @@ impl Inner {
         let disk_key = key(format, &place);
         let disk_pinned = Pinned::new(self, std::slice::from_ref(&disk_key));
         if self.index.layer(&disk_key)?.is_none() {
-            let unpacked = match format {
+            let made = match format {
                 DiskFormat::Raw => self.copy(origin).await,
                 DiskFormat::Qcow2 => self.convert_qcow2(&origin).await,
             };
-            let (scratch, bytes) =
-                unpacked.map_err(|error| error.of(&format!("the disk in layer {diff_id}")))?;
-            self.publish_disk(&disk_pinned, scratch, place, bytes).await?;
+            let scratch = made.map_err(|error| error.of(&format!("the disk in layer {diff_id}")))?;
+            self.publish_disk(&disk_pinned, scratch, place).await?;
         }
         self.publish_disk_image(&disk_pinned, documents).await
     }
@@ -174,22 +172,22 @@ impl Inner {
     }
 
     /// Makes the image of `length` bytes in `data` of `scratch` a disk, and gives the directory with it, where its
-    /// file is again called so, and its bytes.
-    pub(super) async fn unpack(
+    /// file is again called so.
+    pub(super) async fn make_disk(
         &self,
         scratch: Scratch,
         data: File,
         length: u64,
         format: DiskFormat,
-    ) -> Result<(Scratch, u64)> {
+    ) -> Result<Scratch> {
         match format {
-            DiskFormat::Raw => finish_raw(&data, length).map(|bytes| (scratch, bytes)),
+            DiskFormat::Raw => finish_raw(&data, length).map(|()| scratch),
             // The scratch directory goes when the disk is read from it.
             DiskFormat::Qcow2 => self.convert_qcow2(&Origin { file: data, offset: 0, length }).await,
         }
     }
 
-    async fn convert_qcow2(&self, origin: &Origin) -> Result<(Scratch, u64)> {
+    async fn convert_qcow2(&self, origin: &Origin) -> Result<Scratch> {
         let scratch = self.files.scratch()?;
         let data = scratch.create("data")?;
         let duplicate = |file: &File| file.try_clone().during(|| "duplicating a descriptor".into());
@@ -205,11 +203,11 @@ impl Inner {
             return Err(unexpected(&Outcome::Disk { bytes }));
         }
         data.set_len(bytes).during(|| "sizing a disk".into())?;
-        Ok((scratch, bytes))
+        Ok(scratch)
     }
 
     /// Copies a raw disk out of a layer.
-    async fn copy(&self, origin: Origin) -> Result<(Scratch, u64)> {
+    async fn copy(&self, origin: Origin) -> Result<Scratch> {
         let scratch = self.files.scratch()?;
         let copied = spawn_blocking(move || {
             let data = scratch.create("data")?;
@@ -220,7 +218,7 @@ impl Inner {
                 sparse::write_at(&data, &buffer[..n], done).during(|| "writing a disk".into())?;
                 done += n as u64;
             }
-            finish_raw(&data, origin.length).map(|bytes| (scratch, bytes))
+            finish_raw(&data, origin.length).map(|()| scratch)
         });
         copied.await.map_err(io::Error::other).during(|| "the image store's own thread".into())?
     }
@@ -230,13 +228,11 @@ impl Inner {
         pinned: &Arc<Pinned>,
         scratch: Scratch,
         blob: String,
-        bytes: u64,
     ) -> Result<()> {
         let [key] = pinned.diff_ids() else { return Ok(()) };
         scratch.create("tree")?;
-        let record = LayerRecord { blob, data_len: bytes, tree_len: 0 };
         let (store, key) = (Arc::clone(self), key.clone());
-        pinned.hold_while(move || store.publish_layer(scratch, &key, &record)).await
+        pinned.hold_while(move || store.publish_layer(scratch, &key, &blob)).await
     }
 
     pub(super) async fn publish_disk_image(
@@ -249,9 +245,8 @@ impl Inner {
         scratch.write("config", &config_bytes)?;
         scratch.write("manifest", &manifest_bytes)?;
         scratch.create("meta")?;
-        let record = ImageRecord { layers: pinned.diff_ids().to_vec(), meta_len: 0 };
-        let (store, image) = (Arc::clone(self), id.clone());
-        pinned.hold_while(move || store.publish_image(scratch, &image, &record, &names)).await?;
+        let (store, image, layers) = (Arc::clone(self), id.clone(), pinned.diff_ids().to_vec());
+        pinned.hold_while(move || store.publish_image(scratch, &image, layers, &names)).await?;
         self.view_by_id(&id)?.ok_or(ImageError::NotFound(id))
     }
 }
@@ -271,12 +266,10 @@ impl Origin {
     }
 }
 
-/// Gives a raw disk of `length` bytes its last sector whole, and its bytes then.
-fn finish_raw(data: &File, length: u64) -> Result<u64> {
+/// Gives a raw disk of `length` bytes its last sector whole.
+fn finish_raw(data: &File, length: u64) -> Result<()> {
     if length == 0 {
         return Err(ImageError::Corrupt("a disk image of 0 bytes".into()));
     }
-    let bytes = length.next_multiple_of(SECTOR);
-    data.set_len(bytes).during(|| "sizing a disk".into())?;
-    Ok(bytes)
+    data.set_len(length.next_multiple_of(SECTOR)).during(|| "sizing a disk".into())
 }

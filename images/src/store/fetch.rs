@@ -1,6 +1,5 @@
 //! Layers: those that the store lacks are fetched and converted at once, each into files of its own.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -11,13 +10,9 @@ use super::Inner;
 use super::files::Scratch;
 use super::index::LayerRecord;
 use super::pins::Pinned;
-use crate::convert::Verdict;
-use crate::digest;
-use crate::error::{ImageError, IoContext, Result};
+use crate::error::{ImageError, Result};
 use crate::progress::{Progress, Step};
 use crate::source::{Content, Source};
-use crate::worker::job::{Outcome, Task};
-use crate::worker::unexpected;
 
 impl Inner {
     /// Fetches and converts what the store lacks of an image's layers.
@@ -66,11 +61,11 @@ impl Inner {
         let blob = layer.digest().to_string();
         let mut place = 0;
         let mut wrong = None;
-        let (scratch, verdict) = loop {
+        let (scratch, unpacked) = loop {
             let scratch = self.files.scratch()?;
             let mut content = source.blob(&blob, layer.size(), place)?;
             match self.convert(&mut content, layer, &scratch, progress).await {
-                Ok(verdict) => break (scratch, verdict),
+                Ok(unpacked) => break (scratch, unpacked),
                 // That no other place can be asked says less than what is wrong with the last one's answer.
                 Err(error) => match wrong.take() {
                     Some(wrong) if matches!(error, ImageError::Unavailable { .. }) => return Err(wrong),
@@ -78,61 +73,24 @@ impl Inner {
                 },
             }
         };
-        if verdict.diff_id != diff_id {
+        if unpacked != diff_id {
             return Err(ImageError::Corrupt(format!(
                 "the layer {blob} unpacks to {}, the image's configuration says {diff_id}",
-                digest::clip(&verdict.diff_id)
+                unpacked
             )));
         }
-        let record = LayerRecord { blob, data_len: verdict.data_len, tree_len: verdict.tree_len };
         let (store, diff_id) = (Arc::clone(self), diff_id.to_owned());
-        pinned.hold_while(move || store.publish_layer(scratch, &diff_id, &record)).await
+        pinned.hold_while(move || store.publish_layer(scratch, &diff_id, &blob)).await
     }
 
-    /// Streams a layer's blob through a worker into `scratch`.
-    async fn convert(
-        &self,
-        content: &mut Content<'_>,
-        layer: &Descriptor,
-        scratch: &Scratch,
-        progress: &dyn Progress,
-    ) -> Result<Verdict> {
-        let (blob, total) = (layer.digest().to_string(), layer.size());
-        let (data, tree) = (scratch.create("data")?, scratch.create("tree")?);
-        let handles =
-            [&data, &tree].map(|file| file.try_clone().during(|| "duplicating a descriptor".into()));
-        let [for_data, for_tree] = handles;
-        let mut worker = self.workers.start(Task::Layer, vec![for_data?, for_tree?])?;
-        let mut done = 0;
-        let mut fed = true;
-        while fed && let Some(chunk) = content.chunk().await? {
-            fed = worker.write(&chunk).await?;
-            done += chunk.len() as u64;
-            progress.step(Step::Layer { digest: &blob, done, total });
-        }
-        let outcome = worker.finish().await;
-        // Damage on the way explains whatever the worker says of it.
-        if fed && !content.matches(&blob) {
-            return Err(ImageError::Corrupt(format!("the content of {blob} does not match its digest")));
-        }
-        let verdict = match outcome.map_err(|error| error.of(&format!("layer {blob}")))? {
-            Outcome::Layer(verdict) => verdict,
-            other => return Err(unexpected(&other)),
-        };
-        let length = |file: &File| file.metadata().during(|| "looking at a layer's file".into());
-        let whole = length(&data)?.len() == verdict.data_len && length(&tree)?.len() == verdict.tree_len;
-        if !fed || !whole || verdict.data_len % 4096 != 0 {
-            return Err(unexpected(&Outcome::Layer(verdict)));
-        }
-        Ok(verdict)
-    }
-
-    pub(super) fn publish_layer(&self, scratch: Scratch, diff_id: &str, record: &LayerRecord) -> Result<()> {
+    pub(super) fn publish_layer(&self, scratch: Scratch, diff_id: &str, blob: &str) -> Result<()> {
+        let (data, tree) = (scratch.seal("data")?, scratch.seal("tree")?);
+        let record = LayerRecord { blob: blob.to_owned(), data, tree };
         scratch.sync()?;
         let _unchanged = self.pins.lock();
         if self.index.layer(diff_id)?.is_none() {
             scratch.publish(&self.files, &self.files.layer(diff_id)?)?;
-            self.index.put_layer(diff_id, record)?;
+            self.index.put_layer(diff_id, &record)?;
         }
         Ok(())
     }

@@ -2,10 +2,11 @@
 //! being made. A directory is made in `tmp`, synced, and renamed to its place; only then is it recorded.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::index::Sealed;
 use crate::digest;
 use crate::error::{IoContext, Result};
 
@@ -70,8 +71,10 @@ impl Files {
         fs::remove_dir_all(&aside).during(|| format!("removing {}", aside.display()))
     }
 
-    /// Removes what no record tells of: leftovers of pulls and removals that were cut short.
-    pub(crate) fn sweep(&self, is_known: impl Fn(Folder, &str) -> bool) -> Result<()> {
+    /// Removes what no record tells of, leftovers of pulls and removals that were cut short, and gives what that
+    /// took.
+    pub(crate) fn sweep(&self, is_known: impl Fn(Folder, &str) -> bool) -> Result<Usage> {
+        let mut swept = Usage::default();
         for (folder, name) in [(Folder::Tmp, "tmp"), (Folder::Layers, "layers"), (Folder::Images, "images")] {
             let dir = self.root.join(name);
             for entry in read_dir(&dir)? {
@@ -80,30 +83,57 @@ impl Files {
                     continue;
                 }
                 let path = entry.path();
-                let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                let metadata =
+                    fs::symlink_metadata(&path).during(|| format!("reading {}", path.display()))?;
+                swept.add(&metadata);
+                if metadata.is_dir() {
+                    swept.add_all(usage_below(path.clone())?);
+                }
+                let removed =
+                    if metadata.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
                 removed.during(|| format!("removing {}", path.display()))?;
             }
         }
-        Ok(())
+        Ok(swept)
     }
 
     /// What layers, images and unfinished work take.
     pub(crate) fn usage(&self) -> Result<Usage> {
         let mut usage = Usage::default();
-        let mut dirs = vec![self.root.join("layers"), self.root.join("images"), self.root.join("tmp")];
-        while let Some(dir) = dirs.pop() {
-            for entry in read_dir(&dir)? {
-                // What is removed meanwhile takes nothing.
-                let Ok(metadata) = entry.metadata() else { continue };
-                usage.bytes += metadata.blocks() * 512;
-                usage.inodes += 1;
-                if metadata.is_dir() {
-                    dirs.push(entry.path());
-                }
-            }
+        for folder in ["layers", "images", "tmp"] {
+            usage.add_all(usage_below(self.root.join(folder))?);
         }
         Ok(usage)
     }
+}
+
+impl Usage {
+    fn add(&mut self, metadata: &fs::Metadata) {
+        self.bytes += metadata.blocks() * 512;
+        self.inodes += 1;
+    }
+
+    fn add_all(&mut self, other: Usage) {
+        self.bytes += other.bytes;
+        self.inodes += other.inodes;
+    }
+}
+
+/// What is below `dir`, itself not counted.
+fn usage_below(dir: PathBuf) -> Result<Usage> {
+    let mut usage = Usage::default();
+    let mut dirs = vec![dir];
+    while let Some(dir) = dirs.pop() {
+        for entry in read_dir(&dir)? {
+            // What is removed meanwhile takes nothing.
+            let Ok(metadata) = entry.metadata() else { continue };
+            usage.add(&metadata);
+            if metadata.is_dir() {
+                dirs.push(entry.path());
+            }
+        }
+    }
+    Ok(usage)
 }
 
 /// A directory of the store.
@@ -145,6 +175,11 @@ impl Scratch {
         self.create(name)?.write_all(content).during(|| format!("writing {name} into the image store"))
     }
 
+    /// What the file `name` in it is.
+    pub(crate) fn seal(&self, name: &str) -> Result<Sealed> {
+        seal(&self.path().join(name))
+    }
+
     /// Brings its content to the disk.
     pub(crate) fn sync(&self) -> Result<()> {
         for entry in read_dir(self.path())? {
@@ -162,6 +197,28 @@ impl Scratch {
         self.path = None;
         target.parent().map_or(Ok(()), sync_dir)
     }
+}
+
+/// What the file at `path` is.
+pub(crate) fn seal(path: &Path) -> Result<Sealed> {
+    let read = || -> io::Result<Sealed> {
+        let mut file = File::open(path)?;
+        let mut crc = crc32fast::Hasher::new();
+        let mut buffer = vec![0; 256 << 10];
+        let mut length = 0;
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => return Ok(Sealed { length, crc: crc.finalize() }),
+                Ok(n) => {
+                    crc.update(&buffer[..n]);
+                    length += n as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    read().during(|| format!("reading {}", path.display()))
 }
 
 fn sync_dir(dir: &Path) -> Result<()> {

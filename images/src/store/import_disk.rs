@@ -1,20 +1,20 @@
 //! Disk images from files.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
 use super::disk::{CHUNK, Documents, Origin, configuration, key};
+use super::import::given_name;
 use super::pins::Pinned;
 use super::{Image, ImageStore};
 use crate::digest;
 use crate::disk::{DiskFormat, sparse};
 use crate::error::{ImageError, IoContext, Result};
-use crate::reference::{Reference, Version};
+use crate::layout::open_regular;
 
 impl ImageStore {
     /// Takes the disk image in `file` (raw or qcow2, told apart by its first bytes) into the store and gives it
@@ -26,7 +26,7 @@ impl ImageStore {
     /// [`ImageError::Unsupported`] for a format or feature that is not read, with what mends it,
     /// [`ImageError::Corrupt`], [`ImageError::TooLarge`], [`ImageError::Io`].
     pub async fn import_disk(&self, file: &Path, name: Option<&str>) -> Result<Image> {
-        let names = name.map(tag).transpose()?.into_iter().collect();
+        let names = name.map(given_name).transpose()?.iter().map(ToString::to_string).collect();
         let (scratch, limit) = (self.inner.files.scratch()?, self.inner.config.limits.layer_bytes);
         let (from, shown) = (file.to_owned(), file.display().to_string());
         let copied = spawn_blocking(move || {
@@ -40,9 +40,9 @@ impl ImageStore {
         let (id, config_bytes) = configuration(&disk_key);
         let pinned = Pinned::new(&self.inner, std::slice::from_ref(&disk_key));
         if self.inner.index.layer(&disk_key)?.is_none() {
-            let unpacked = self.inner.unpack(scratch, data, length, format).await;
-            let (scratch, bytes) = unpacked.map_err(|error| error.of(&shown))?;
-            self.inner.publish_disk(&pinned, scratch, digest, bytes).await?;
+            let made = self.inner.make_disk(scratch, data, length, format).await;
+            let scratch = made.map_err(|error| error.of(&shown))?;
+            self.inner.publish_disk(&pinned, scratch, digest).await?;
         }
         let documents = Documents { id, config_bytes, manifest_bytes: Vec::new(), names };
         self.inner.publish_disk_image(&pinned, documents).await
@@ -52,24 +52,11 @@ impl ImageStore {
 /// Copies the regular file at `from` to `data`, without its zeroes: its bytes, digest and format.
 fn copy_file(from: &Path, data: &File, limit: u64) -> Result<(u64, String, DiskFormat)> {
     let shown = from.display();
-    // A pipe must not keep the opener waiting.
-    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(from) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(ImageError::NotFound(shown.to_string()));
-        }
-        opened => opened.during(|| format!("opening {shown}"))?,
-    };
-    let metadata = file.metadata().during(|| format!("looking at {shown}"))?;
-    if !metadata.is_file() {
-        return Err(ImageError::Unsupported(format!("{shown} is no regular file")));
+    let (file, length) = open_regular(from)?;
+    if length > limit {
+        return Err(ImageError::TooLarge(format!("{shown} has {length} bytes, the most is {limit}")));
     }
-    if metadata.len() > limit {
-        return Err(ImageError::TooLarge(format!(
-            "{shown} has {} bytes, the most is {limit}",
-            metadata.len()
-        )));
-    }
-    let origin = Origin { file, offset: 0, length: metadata.len() };
+    let origin = Origin { file, offset: 0, length };
     let format = origin.probe().map_err(|error| error.of(&shown.to_string()))?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; CHUNK];
@@ -82,16 +69,4 @@ fn copy_file(from: &Path, data: &File, limit: u64) -> Result<(u64, String, DiskF
     }
     data.set_len(done).during(|| "writing a disk image".into())?;
     Ok((done, digest::show(&hash.finalize()), format))
-}
-
-/// The complete reference that `name` stands for, which must be free to name anything.
-fn tag(name: &str) -> Result<String> {
-    let reference = Reference::parse(name)?;
-    match reference.version {
-        Version::Tag(_) => Ok(reference.to_string()),
-        Version::Digest(_) => Err(ImageError::InvalidReference {
-            reference: name.to_owned(),
-            reason: "a digest names what a registry has; an imported disk takes a tag".into(),
-        }),
-    }
 }

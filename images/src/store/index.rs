@@ -26,14 +26,16 @@ const LOCK_POLL: Duration = Duration::from_millis(10);
 pub(crate) struct ImageRecord {
     /// The layers' diff-ids, lowest first.
     pub(crate) layers: Vec<String>,
-    /// Bytes of `meta`; none of a disk image, which has no metadata of ours.
-    pub(crate) meta_len: u64,
+    /// Its metadata; empty for a disk image, which has none of ours.
+    pub(crate) meta: Sealed,
+    /// Its manifest; empty for a disk that came as a file.
+    pub(crate) manifest: Sealed,
 }
 
 impl ImageRecord {
     /// Whether it is a disk image: its only layer is the disk.
     pub(crate) fn is_disk(&self) -> bool {
-        self.meta_len == 0
+        self.meta.length == 0
     }
 }
 
@@ -42,8 +44,17 @@ impl ImageRecord {
 pub(crate) struct LayerRecord {
     /// Digest of the blob that it was made from.
     pub(crate) blob: String,
-    pub(crate) data_len: u64,
-    pub(crate) tree_len: u64,
+    pub(crate) data: Sealed,
+    pub(crate) tree: Sealed,
+}
+
+/// What a file was when it was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sealed {
+    /// Bytes.
+    pub(crate) length: u64,
+    /// CRC-32 of them, by which damage is found. It is no defence against who may write the store.
+    pub(crate) crc: u32,
 }
 
 /// The open index. Every change is on disk when its call returns.

@@ -1,17 +1,22 @@
 //! The content store: layers by diff-id, images by the digest of their configuration.
 
+mod collect;
 mod disk;
 mod fetch;
 mod files;
+mod import;
 mod import_disk;
 mod index;
 mod locks;
+mod mend;
 mod pins;
+mod pipeline;
 mod pull;
 #[cfg(test)]
 mod tests;
+mod verify;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,11 +30,13 @@ use crate::reference::Reference;
 use crate::registry::Http;
 use crate::worker::Workers;
 
+pub use collect::Freed;
+use files::Files;
 pub use files::Usage;
-use files::{Files, Folder};
 use index::Index;
 use locks::Locks;
 use pins::Pins;
+pub use verify::{Damage, Verified};
 
 /// Shortest beginning of an id that is taken for one.
 const PREFIX_MIN: usize = 6;
@@ -49,7 +56,7 @@ pub struct Image {
     /// Whether it is the disk of a machine, whose partitions and file systems are the guest's to find; otherwise
     /// an EROFS file system.
     pub is_disk: bool,
-    /// Whether it must not be removed to win space; no image of the store is.
+    /// Whether it must not be removed to win space ([`RegistryConfig::pinned`]).
     pub pinned: bool,
     /// Its configuration.
     pub config: ImageConfiguration,
@@ -77,6 +84,8 @@ pub struct DiskExtent {
 #[derive(Clone)]
 pub struct ImageStore {
     pub(crate) inner: Arc<Inner>,
+    /// What opening it removed.
+    swept: Usage,
 }
 
 /// What pulls share.
@@ -100,8 +109,8 @@ impl ImageStore {
         let index = Index::open(&files.index())?;
         let (pins, locks, workers) = (Pins::default(), Locks::default(), Workers::new(&config));
         let inner = Inner { files, index, pins, locks, http: Http::new()?, workers, config };
-        inner.mend()?;
-        Ok(Self { inner: Arc::new(inner) })
+        let swept = inner.mend()?;
+        Ok(Self { inner: Arc::new(inner), swept })
     }
 
     /// The image of that id ("sha256:…", or the first six or more of its digits where they are unique) or
@@ -122,19 +131,6 @@ impl ImageStore {
         self.inner.index.images()?.iter().map(|(id, image)| self.inner.view(id, image, &references)).collect()
     }
 
-    /// Removes the image of that id or reference, all references to it, and the layers that no other image
-    /// has. One that is not there is no error. Whoever has the disk's files open keeps them.
-    ///
-    /// # Errors
-    /// [`ImageError::InvalidReference`], [`ImageError::Io`].
-    pub fn remove(&self, name_or_id: &str) -> Result<()> {
-        let pins = self.inner.pins.lock();
-        match self.inner.find(name_or_id)? {
-            Some(id) => self.inner.collect(&pins, Some(&id)),
-            None => Ok(()),
-        }
-    }
-
     /// The disk of the image `id`.
     ///
     /// # Errors
@@ -145,10 +141,10 @@ impl ImageStore {
         let meta = self.inner.files.image(id)?.join("meta");
         let mut extents = Vec::with_capacity(1 + record.layers.len());
         if !record.is_disk() {
-            extents.push(DiskExtent { file: meta, offset: 0, length: record.meta_len });
+            extents.push(DiskExtent { file: meta, offset: 0, length: record.meta.length });
         }
         for diff_id in &record.layers {
-            let length = self.inner.index.layer(diff_id)?.ok_or_else(missing)?.data_len;
+            let length = self.inner.index.layer(diff_id)?.ok_or_else(missing)?.data.length;
             if length != 0 {
                 extents.push(DiskExtent {
                     file: self.inner.files.layer(diff_id)?.join("data"),
@@ -170,71 +166,6 @@ impl ImageStore {
 }
 
 impl Inner {
-    /// Brings files and records together after a start.
-    fn mend(&self) -> Result<()> {
-        let has = |file: PathBuf, length| file.metadata().is_ok_and(|metadata| metadata.len() == length);
-        let mut layers = self.index.layers()?;
-        let mut lost_layers = BTreeSet::new();
-        for (diff_id, record) in &layers {
-            let dir = self.files.layer(diff_id)?;
-            if !has(dir.join("data"), record.data_len) || !has(dir.join("tree"), record.tree_len) {
-                lost_layers.insert(diff_id.clone());
-            }
-        }
-        layers.retain(|diff_id, _| !lost_layers.contains(diff_id));
-        let mut images = self.index.images()?;
-        let mut lost_images = BTreeSet::new();
-        for (id, record) in &images {
-            let dir = self.files.image(id)?;
-            let config = std::fs::read(dir.join("config"));
-            let whole = has(dir.join("meta"), record.meta_len)
-                && config.is_ok_and(|config| digest::verify(&config, id).is_ok());
-            if !whole || !record.layers.iter().all(|diff_id| layers.contains_key(diff_id)) {
-                lost_images.insert(id.clone());
-            }
-        }
-        images.retain(|id, _| !lost_images.contains(id));
-        let used: BTreeSet<&String> = images.values().flat_map(|image| &image.layers).collect();
-        lost_layers.extend(layers.keys().filter(|diff_id| !used.contains(diff_id)).cloned());
-        if !lost_images.is_empty() || !lost_layers.is_empty() {
-            tracing::warn!(
-                images = lost_images.len(),
-                layers = lost_layers.len(),
-                "the image store drops what is incomplete or unused"
-            );
-            self.index.delete(&lost_images, &lost_layers)?;
-        }
-        self.files.sweep(|folder, digest| match folder {
-            Folder::Tmp => false,
-            Folder::Layers => layers.contains_key(digest) && !lost_layers.contains(digest),
-            Folder::Images => images.contains_key(digest),
-        })
-    }
-
-    /// Removes the image `gone` and every layer that neither an image nor a pull wants. `pins` is the held
-    /// lock.
-    pub(crate) fn collect(&self, pins: &BTreeMap<String, usize>, gone: Option<&str>) -> Result<()> {
-        let mut images = self.index.images()?;
-        let removed: BTreeSet<String> =
-            gone.into_iter().filter_map(|id| images.remove_entry(id)).map(|(id, _)| id).collect();
-        let used: BTreeSet<&String> =
-            images.values().flat_map(|image| &image.layers).chain(pins.keys()).collect();
-        let layers: BTreeSet<String> =
-            self.index.layers()?.into_keys().filter(|diff_id| !used.contains(diff_id)).collect();
-        if removed.is_empty() && layers.is_empty() {
-            return Ok(());
-        }
-        // Records first: whatever happens to the files then, nothing points at a missing one.
-        self.index.delete(&removed, &layers)?;
-        for id in &removed {
-            self.files.discard(&self.files.image(id)?)?;
-        }
-        for diff_id in &layers {
-            self.files.discard(&self.files.layer(diff_id)?)?;
-        }
-        Ok(())
-    }
-
     /// The id that a name or the beginning of an id stands for.
     fn find(&self, name_or_id: &str) -> Result<Option<String>> {
         let hex = name_or_id.strip_prefix("sha256:");
@@ -273,20 +204,21 @@ impl Inner {
     fn view(&self, id: &str, record: &index::ImageRecord, references: &[(String, String)]) -> Result<Image> {
         let path = self.files.image(id)?.join("config");
         let config = std::fs::read(&path).during(|| format!("reading {}", path.display()))?;
-        let mut size = record.meta_len;
+        let mut size = record.meta.length;
         for diff_id in record.layers.iter().collect::<BTreeSet<_>>() {
             match self.index.layer(diff_id)? {
                 Some(_) if record.is_disk() => size += self.files.allocated(diff_id)?,
-                Some(layer) => size += layer.data_len + layer.tree_len,
+                Some(layer) => size += layer.data.length + layer.tree.length,
                 None => {}
             }
         }
         let names =
             references.iter().filter(|(_, named)| named == id).map(|(reference, _)| reference.clone());
-        let (repo_digests, repo_tags) = names.partition(|name| name.contains('@'));
+        let (repo_digests, repo_tags): (Vec<_>, Vec<_>) = names.partition(|name| name.contains('@'));
+        let pinned = self.config.is_pinned(&repo_tags) || self.config.is_pinned(&repo_digests);
         let is_disk = record.is_disk();
         let config = parse_config(&config)?;
         let config = if is_disk { disk::with_init(config) } else { config };
-        Ok(Image { id: id.to_owned(), repo_tags, repo_digests, size, is_disk, pinned: false, config })
+        Ok(Image { id: id.to_owned(), repo_tags, repo_digests, size, is_disk, pinned, config })
     }
 }

@@ -70,7 +70,7 @@ impl Drop for Pinned {
                 }
             }
         }
-        if let Err(error) = self.store.collect(&pins, None) {
+        if let Err(error) = self.store.collect(&pins, Default::default()) {
             tracing::warn!("cannot remove the layers of an abandoned pull: {error}");
         }
     }

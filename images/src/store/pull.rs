@@ -1,7 +1,6 @@
-//! Pulling and importing: what is missing is fetched and converted, then recorded.
+//! Pulling: what is missing is fetched and converted, then recorded.
 
 use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 
 use oci_spec::image::ImageManifest;
@@ -12,13 +11,12 @@ use super::files::Scratch;
 use super::index::ImageRecord;
 use super::pins::Pinned;
 use super::{Image, ImageStore, Inner};
-use crate::config::Credentials;
+use crate::credentials::Credentials;
 use crate::digest;
 use crate::error::{ImageError, IoContext, Result};
 use crate::image::DiskFile;
-use crate::layout::Layout;
 use crate::manifest::{self, Document, check_config, parse_config};
-use crate::progress::{Progress, Silent, Step};
+use crate::progress::{Progress, Step};
 use crate::reference::{Reference, Version};
 use crate::registry::Repository;
 use crate::source::Source;
@@ -42,7 +40,8 @@ impl ImageStore {
         progress: &dyn Progress,
     ) -> Result<Image> {
         let reference = Reference::parse(reference)?;
-        let repository = Repository::new(&self.inner.http, &self.inner.config, &reference, credentials)?;
+        let repository =
+            Repository::new(&self.inner.http, &self.inner.config, &reference, credentials).await?;
         let top = repository.manifest(&reference.version).await?;
         let mut names = vec![reference.at(&digest::of(&top)).to_string()];
         if let Version::Tag(_) = reference.version {
@@ -51,27 +50,10 @@ impl ImageStore {
         let source = Source::Registry(repository);
         self.inner.fetch(&source, &top, &reference.to_string(), names, progress).await
     }
-
-    /// Reads an image from the OCI layout in the directory `layout`: the one annotated as `tag`, or the only
-    /// one. It is named if its annotation is a whole reference.
-    ///
-    /// # Errors
-    /// [`ImageError`], as for a pull.
-    pub async fn import_layout(&self, layout: &Path, tag: Option<&str>) -> Result<Image> {
-        let layout = Layout::open(layout)?;
-        let (entry, name) = layout.select(tag)?;
-        let top = layout.document(entry.digest().as_ref())?;
-        let names = match &name {
-            Some(name) => vec![name.at(&digest::of(&top)).to_string(), name.to_string()],
-            None => Vec::new(),
-        };
-        let what = name.map_or_else(|| layout.name(), |name| name.to_string());
-        self.inner.fetch(&Source::Layout(layout), &top, &what, names, &Silent).await
-    }
 }
 
 impl Inner {
-    async fn fetch(
+    pub(super) async fn fetch(
         self: &Arc<Self>,
         source: &Source,
         top: &[u8],
@@ -98,26 +80,19 @@ impl Inner {
         let scratch = self.files.scratch()?;
         scratch.write("manifest", &manifest_bytes)?;
         scratch.write("config", &config_bytes)?;
-        let (meta_len, disk) = self.merge(&scratch, &id, &diff_ids).await?;
-        if let Some(disk) = disk {
+        if let Some(disk) = self.merge(&scratch, &id, &diff_ids).await? {
             let config_bytes = config_bytes.to_vec();
             let documents = Documents { id, config_bytes, manifest_bytes, names };
             return self.adopt_contained(&disk, &pinned, documents).await;
         }
-        let record = ImageRecord { layers: diff_ids, meta_len };
         let (store, image) = (Arc::clone(self), id.clone());
-        pinned.hold_while(move || store.publish_image(scratch, &image, &record, &names)).await?;
+        pinned.hold_while(move || store.publish_image(scratch, &image, diff_ids, &names)).await?;
         self.view_by_id(&id)?.ok_or(ImageError::NotFound(id))
     }
 
-    /// Writes the metadata of the image `id` into `scratch` and gives its bytes, and the disk that is all the
-    /// image holds, if it is one.
-    async fn merge(
-        &self,
-        scratch: &Scratch,
-        id: &str,
-        diff_ids: &[String],
-    ) -> Result<(u64, Option<DiskFile>)> {
+    /// Writes the metadata of the image `id` into `scratch`, and gives the disk that is all the image holds, if it
+    /// is one.
+    async fn merge(&self, scratch: &Scratch, id: &str, diff_ids: &[String]) -> Result<Option<DiskFile>> {
         let meta = scratch.create("meta")?;
         let mut files = vec![meta.try_clone().during(|| "duplicating a descriptor".into())?];
         let mut layers = Vec::with_capacity(diff_ids.len());
@@ -125,7 +100,7 @@ impl Inner {
             let path = self.files.layer(diff_id)?.join("tree");
             files.push(File::open(&path).during(|| format!("opening {}", path.display()))?);
             let record = self.index.layer(diff_id)?;
-            layers.push(record.ok_or_else(|| ImageError::NotFound(format!("layer {diff_id}")))?.data_len);
+            layers.push(record.ok_or_else(|| ImageError::NotFound(format!("layer {diff_id}")))?.data.length);
         }
         // The identifier follows from the content, so that the same image is the same disk everywhere.
         let mut uuid = [0; 16];
@@ -140,7 +115,7 @@ impl Inner {
         if found != meta_len || meta_len == 0 || meta_len % 4096 != 0 {
             return Err(unexpected(&Outcome::Image { meta_len, disk }));
         }
-        Ok((meta_len, disk))
+        Ok(disk)
     }
 
     /// Gives the image `id` the `names`, if it is there.
@@ -155,15 +130,21 @@ impl Inner {
         &self,
         scratch: Scratch,
         id: &str,
-        record: &ImageRecord,
+        layers: Vec<String>,
         names: &[String],
     ) -> Result<()> {
+        let made = ImageRecord { layers, meta: scratch.seal("meta")?, manifest: scratch.seal("manifest")? };
         scratch.sync()?;
         let _unchanged = self.pins.lock();
-        if self.index.image(id)?.is_none() {
-            scratch.publish(&self.files, &self.files.image(id)?)?;
-        }
-        self.index.put_image(id, record, names)
+        // The record must be of the files that are there: the same disk may have come with another manifest.
+        let record = match self.index.image(id)? {
+            Some(known) => known,
+            None => {
+                scratch.publish(&self.files, &self.files.image(id)?)?;
+                made
+            }
+        };
+        self.index.put_image(id, &record, names)
     }
 }
 

@@ -4,7 +4,6 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::index::{ImageRecord, LayerRecord};
 use super::pins::Pinned;
 use super::*;
 use crate::digest::of;
@@ -19,8 +18,7 @@ fn add_layer(store: &ImageStore, name: &str) -> String {
     let scratch = store.inner.files.scratch().unwrap();
     scratch.write("data", &[1; 4096]).unwrap();
     scratch.write("tree", name.as_bytes()).unwrap();
-    let record = LayerRecord { blob: of(b"blob"), data_len: 4096, tree_len: name.len() as u64 };
-    store.inner.publish_layer(scratch, &diff_id, &record).unwrap();
+    store.inner.publish_layer(scratch, &diff_id, &of(b"blob")).unwrap();
     diff_id
 }
 
@@ -31,9 +29,9 @@ fn add_image(store: &ImageStore, reference: &str, layers: &[&str]) -> String {
     let scratch = store.inner.files.scratch().unwrap();
     scratch.write("config", config.as_bytes()).unwrap();
     scratch.write("meta", &[0; 4096]).unwrap();
+    scratch.write("manifest", b"{}").unwrap();
     let layers = layers.iter().map(|layer| (*layer).to_owned()).collect();
-    let record = ImageRecord { layers, meta_len: 4096 };
-    store.inner.publish_image(scratch, &id, &record, &[reference.to_owned()]).unwrap();
+    store.inner.publish_image(scratch, &id, layers, &[reference.to_owned()]).unwrap();
     id
 }
 
@@ -139,13 +137,12 @@ fn a_name_moves_with_its_last_image() {
 fn an_id_may_be_cut_short_where_it_is_unique() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let record = ImageRecord { layers: Vec::new(), meta_len: 4096 };
     for end in ["0", "1"] {
         let id = format!("sha256:{}{end}", "a".repeat(63));
         let scratch = store.inner.files.scratch().unwrap();
         scratch.write("config", br#"{"rootfs":{"type":"layers","diff_ids":[]}}"#).unwrap();
         scratch.write("meta", &[0; 4096]).unwrap();
-        store.inner.publish_image(scratch, &id, &record, &[]).unwrap();
+        store.inner.publish_image(scratch, &id, Vec::new(), &[]).unwrap();
     }
     let error = store.status("aaaaaa").unwrap_err();
     assert!(error.to_string().contains("several"), "{error}");

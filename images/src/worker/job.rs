@@ -25,7 +25,10 @@ pub struct Job {
 /// Kinds of conversion.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Task {
-    /// A layer from standard input into `data` ([`FIRST_FD`]) and `tree` (the next).
+    /// A layer from standard input decompressed into a pipe ([`FIRST_FD`]). What comes out is hashed outside and
+    /// parsed by another worker: one that was taken over cannot pass its bytes off as another layer's.
+    Unpack,
+    /// An uncompressed layer from standard input into `data` ([`FIRST_FD`]) and `tree` (the next).
     Layer,
     /// Layers' trees (from [`FIRST_FD`] + 1 on, lowest first) into an image's `meta` ([`FIRST_FD`]).
     Image {
@@ -47,6 +50,7 @@ impl Task {
     /// How many descriptors belong to it, from [`FIRST_FD`] on.
     pub fn descriptors(&self) -> usize {
         match self {
+            Self::Unpack => 1,
             Self::Layer | Self::Qcow2 { .. } => 2,
             Self::Image { layers, .. } => 1 + layers.len(),
         }
@@ -56,6 +60,8 @@ impl Task {
 /// What came of it.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Outcome {
+    /// The layer is decompressed.
+    Unpacked,
     /// The layer is converted.
     Layer(Verdict),
     /// The image's metadata is written.

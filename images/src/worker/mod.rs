@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ use crate::convert::Limits;
 use crate::error::{ImageError, IoContext, Result};
 use job::OUTCOME_MAX;
 pub use job::{FIRST_FD, Job, Outcome, Task};
+
+/// Bytes that may wait for a worker: what Linux grants everyone (pipe(7), pipe-max-size).
+const PIPE: usize = 1 << 20;
 
 /// How to start workers.
 #[derive(Clone, Debug)]
@@ -44,7 +48,7 @@ impl Workers {
         let program = self.program.display();
         // Within the CPU time that it may take, a worker that computes is no stalled one.
         let patience = match task {
-            Task::Layer => self.stall,
+            Task::Unpack | Task::Layer => self.stall,
             Task::Image { .. } | Task::Qcow2 { .. } => {
                 self.stall.max(Duration::from_secs(self.limits.cpu_seconds))
             }
@@ -66,6 +70,10 @@ impl Workers {
             .during(|| format!("starting {program}"))?;
         let mut child = command.spawn().during(|| format!("starting {program}"))?;
         let input = child.stdin.take();
+        if let Some(input) = &input {
+            // The fewer the turns of the two processes, the better; but it works with any pipe.
+            let _ = rustix::pipe::fcntl_setpipe_size(input, PIPE);
+        }
         Ok(Worker { child, input, patience })
     }
 }
@@ -92,13 +100,25 @@ impl Worker {
     }
 
     /// Ends the input and waits for the outcome.
-    pub(crate) async fn finish(mut self) -> Result<Outcome> {
+    pub(crate) async fn finish(self) -> Result<Outcome> {
+        self.finish_while(|| 0).await
+    }
+
+    /// The same, with patience for as long as `progress` changes.
+    pub(crate) async fn finish_while(mut self, progress: impl Fn() -> u64) -> Result<Outcome> {
         self.input = None;
         let mut answer = Vec::new();
         if let Some(output) = self.child.stdout.take() {
             let mut output = output.take(OUTCOME_MAX);
-            let read =
-                timeout(self.patience, output.read_to_end(&mut answer)).await.map_err(|_| self.stalled())?;
+            let mut reading = pin!(output.read_to_end(&mut answer));
+            let read = loop {
+                let before = progress();
+                match timeout(self.patience, &mut reading).await {
+                    Ok(read) => break read,
+                    Err(_) if progress() != before => {}
+                    Err(_) => return Err(self.stalled()),
+                }
+            };
             read.during(|| "reading the conversion worker's answer".into())?;
         }
         let ended = timeout(self.patience, self.child.wait()).await.map_err(|_| self.stalled())?;

@@ -2,15 +2,17 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use husk_images::convert::Limits;
-use husk_images::{Image, ImageError, ImageStore, RegistryConfig};
+use husk_images::{Image, ImageError, RegistryConfig};
 use serde_json::{Value, json};
 
+use crate::bed::Bed;
 use crate::support::archive::{archive, pax};
 use crate::support::layout::{Compression, Layout, digest, one_file};
-use crate::support::{assert_empty, config, extract, stored};
+use crate::support::{assert_empty, config, extract, store, stored};
 
 /// Budgets that tests can exceed in no time.
 fn small() -> RegistryConfig {
@@ -18,49 +20,19 @@ fn small() -> RegistryConfig {
     RegistryConfig { limits, ..config() }
 }
 
-/// A place with nothing but a layout and a store, whose image is what the test makes of the layout.
-struct Bed {
-    dir: tempfile::TempDir,
-    layout: Layout,
-    store: ImageStore,
+async fn import(bed: &mut Bed, layers: &[&[u8]]) -> Result<Image, ImageError> {
+    bed.import(image(&bed.layout, layers)).await
 }
 
-impl Bed {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::new(&dir.path().join("layout"));
-        let store = ImageStore::open(&dir.path().join("store"), small()).unwrap();
-        fs::write(dir.path().join("outside"), "untouched").unwrap();
-        Self { dir, layout, store }
-    }
-
-    async fn import(&mut self, descriptor: Value) -> Result<Image, ImageError> {
-        self.layout.tag("test", descriptor);
-        let result = self.store.import_layout(&self.layout.dir, Some("test")).await;
-        self.nothing_escaped();
-        result
-    }
-
-    async fn layers(&mut self, layers: &[&[u8]]) -> Result<Image, ImageError> {
-        let layers: Vec<_> = layers.iter().map(|layer| (*layer, Compression::None)).collect();
-        self.import(self.layout.image(&layers, "amd64", json!({}))).await
-    }
-
-    fn nothing_escaped(&self) {
-        assert_eq!(fs::read_to_string(self.dir.path().join("outside")).unwrap(), "untouched");
-        let mut found: Vec<_> =
-            fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        found.sort();
-        assert_eq!(found, ["layout", "outside", "store"]);
-    }
+fn image(layout: &Layout, layers: &[&[u8]]) -> Value {
+    let layers: Vec<_> = layers.iter().map(|layer| (*layer, Compression::None)).collect();
+    layout.image(&layers, "amd64", json!({}))
 }
 
 /// Imports an image of those layers, which must fail and leave nothing.
 async fn refused(layers: &[&[u8]]) -> ImageError {
-    let mut bed = Bed::new();
-    let error = bed.layers(layers).await.expect_err("accepted");
-    assert_empty(bed.dir.path());
-    error
+    let mut bed = Bed::new(small());
+    bed.refused(image(&bed.layout, layers)).await
 }
 
 async fn corrupt(layers: &[&[u8]], says: &str) {
@@ -89,7 +61,7 @@ async fn names_that_lead_out_are_refused() {
 
 #[tokio::test]
 async fn absolute_names_and_links_stay_inside_the_image() {
-    let mut bed = Bed::new();
+    let mut bed = Bed::new(small());
     let outside = bed.dir.path().join("outside");
     let dir = bed.dir.path().to_str().unwrap().to_owned();
     let up = "../".repeat(20) + &dir[1..];
@@ -105,7 +77,7 @@ async fn absolute_names_and_links_stay_inside_the_image() {
         ("in/three", b'0', b"3"),
         ("hard", b'1', b"absolute/outside"),
     ]);
-    let image = bed.layers(&[&lower, &upper]).await.unwrap();
+    let image = import(&mut bed, &[&lower, &upper]).await.unwrap();
     let out = tempfile::tempdir().unwrap();
     let found = extract(&bed.store, &image.id, out.path());
     let inside = found.join(&dir[1..]);
@@ -136,21 +108,21 @@ async fn whiteouts_remove_nothing_but_what_they_name() {
         corrupt(&[&lower, &archive(&[(name, b'0', b"")])], "whiteout goes through").await;
     }
     corrupt(&[&lower, &archive(&[("../.wh.outside", b'0', b"")])], "..").await;
-    let mut bed = Bed::new();
+    let mut bed = Bed::new(small());
     let odd = archive(&[(".wh..wh.plnk", b'0', b""), ("d/keep/.wh.x", b'0', b""), (".wh.none", b'0', b"")]);
-    let image = bed.layers(&[&lower, &odd]).await.unwrap();
+    let image = import(&mut bed, &[&lower, &odd]).await.unwrap();
     let out = tempfile::tempdir().unwrap();
     assert_eq!(read(&extract(&bed.store, &image.id, out.path()).join("d/keep")), "x");
     // The root's own contents may go: the image is empty then, and nothing else is.
-    let mut bed = Bed::new();
-    let image = bed.layers(&[&lower, &archive(&[(".wh..wh..opq", b'0', b"")])]).await.unwrap();
+    let mut bed = Bed::new(small());
+    let image = import(&mut bed, &[&lower, &archive(&[(".wh..wh..opq", b'0', b"")])]).await.unwrap();
     let out = tempfile::tempdir().unwrap();
     assert_eq!(fs::read_dir(extract(&bed.store, &image.id, out.path())).unwrap().count(), 0);
 }
 
 #[tokio::test]
 async fn of_entries_with_one_name_the_last_counts() {
-    let mut bed = Bed::new();
+    let mut bed = Bed::new(small());
     let tar = archive(&[
         ("f", b'0', b"first"),
         ("f", b'0', b"second"),
@@ -160,7 +132,7 @@ async fn of_entries_with_one_name_the_last_counts() {
         ("l", b'0', b"no link now"),
         ("./f", b'0', b"third"),
     ]);
-    let image = bed.layers(&[&tar]).await.unwrap();
+    let image = import(&mut bed, &[&tar]).await.unwrap();
     let out = tempfile::tempdir().unwrap();
     let found = extract(&bed.store, &image.id, out.path());
     let texts = ["f", "d", "l"].map(|name| read(&found.join(name)));
@@ -168,7 +140,7 @@ async fn of_entries_with_one_name_the_last_counts() {
     let device = archive(&[("null", b'3', b""), ("null/x", b'0', b"")]);
     corrupt(&[&archive(&[("f", b'0', b"x"), ("f/x", b'0', b"")])], "directory").await;
     // A whiteout device is dropped, so a directory takes its place.
-    assert!(Bed::new().layers(&[&device]).await.is_ok());
+    assert!(import(&mut Bed::new(small()), &[&device]).await.is_ok());
 }
 
 #[tokio::test]
@@ -192,7 +164,7 @@ async fn sizes_that_lie_are_refused() {
         assert!(matches!(error, ImageError::Corrupt(_) | ImageError::TooLarge(_)), "{size}: {error}");
     }
     for size in [0, 1, u64::MAX] {
-        let mut bed = Bed::new();
+        let mut bed = Bed::new(small());
         let tar = one_file("a", b"b");
         let mut layer = bed.layout.layer(&tar, Compression::None);
         layer["size"] = size.into();
@@ -214,7 +186,7 @@ fn with_layers(layout: &Layout, layers: &[Value], diff_ids: &[String]) -> Value 
 async fn bombs_are_defused() {
     let zeros = archive(&[("zeros", b'0', &vec![0; 64 << 20])]);
     for compression in [Compression::Gzip, Compression::Zstd] {
-        let mut bed = Bed::new();
+        let mut bed = Bed::new(small());
         let error =
             bed.import(bed.layout.image(&[(&zeros, compression)], "amd64", json!({}))).await.unwrap_err();
         assert!(matches!(&error, ImageError::TooLarge(what) if what.contains("unpacks")), "{error}");
@@ -235,6 +207,122 @@ async fn bombs_are_defused() {
 }
 
 #[tokio::test]
+async fn a_million_entries_are_the_most() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut layout = Layout::new(&dir.path().join("layout"));
+    // As one archive they are half a gigabyte, so they are packed as they come.
+    let mut packed = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+    for n in 0..=1_000_000 {
+        let mut entry = archive(&[(&format!("{n}"), b'0', b"")]);
+        entry.truncate(512);
+        packed.write_all(&entry).unwrap();
+    }
+    packed.write_all(&[0; 1024]).unwrap();
+    let layer = layout.blob("application/vnd.oci.image.layer.v1.tar+zstd", &packed.finish().unwrap());
+    let image = with_layers(&layout, &[layer], &[digest(b"whatever")]);
+    layout.tag("test", image);
+    let store = store(dir.path());
+    let error = store.import_layout(&layout.dir, None).await.unwrap_err();
+    assert!(matches!(&error, ImageError::TooLarge(what) if what.contains("1000000 entries")), "{error}");
+    assert_empty(dir.path());
+}
+
+#[tokio::test]
+async fn nothing_but_plain_files_is_made_on_the_host() {
+    let mut bed = Bed::new(config());
+    let mut setuid = archive(&[("su", b'0', b"#!/bin/sh")]);
+    setuid[100..107].copy_from_slice(b"0006777");
+    crate::support::archive::seal(&mut setuid);
+    setuid.truncate(1024);
+    let mut block = archive(&[("disk", b'4', b"")]);
+    (block[329..336].copy_from_slice(b"0000010"), block[337..344].copy_from_slice(b"0000001"));
+    crate::support::archive::seal(&mut block);
+    block.truncate(512);
+    let rest = archive(&[("pipe", b'6', b""), ("link", b'2', b"/etc/shadow"), ("hard", b'1', b"su")]);
+    let image = import(&mut bed, &[&[setuid, block, rest].concat()]).await.unwrap();
+    let mut todo = vec![bed.dir.path().join("store")];
+    let mut files = 0;
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let metadata = entry.as_ref().unwrap().metadata().unwrap();
+            if metadata.is_dir() {
+                todo.push(entry.unwrap().path());
+                continue;
+            }
+            assert!(metadata.is_file() && metadata.nlink() == 1, "{entry:?}");
+            assert_eq!(metadata.mode() & 0o7111, 0, "{entry:?}");
+            files += 1;
+        }
+    }
+    assert!(files >= 5, "{files} files");
+    // All of it is in the image.
+    let out = tempfile::tempdir().unwrap();
+    let found = extract(&bed.store, &image.id, out.path());
+    assert!(fs::symlink_metadata(found.join("disk")).unwrap().file_type().is_block_device());
+    assert_eq!(fs::metadata(found.join("hard")).unwrap().len(), 9);
+}
+
+#[tokio::test]
+async fn sparse_files_that_lie_are_refused() {
+    let sparse = |records: &[(&str, &str)], body: &[u8]| {
+        let records: Vec<u8> = records.iter().flat_map(|(key, value)| pax(key, value)).collect();
+        archive(&[("h", b'x', &records), ("f", b'0', body)])
+    };
+    let one = [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0")];
+    let map = |text: &str| [text.as_bytes(), &vec![0; 512 - text.len()], b"data"].concat();
+    for (size, text) in [
+        ("10", "1\n0\n5\n"),
+        ("10", "1\n8\n4\n"),
+        ("10", "2\n4\n2\n5\n2\n"),
+        ("10", "1\n18446744073709551615\n4\n"),
+        ("10", "x"),
+        ("10", "1\n0\n"),
+        ("-1", "1\n0\n4\n"),
+    ] {
+        let records = [one[0], one[1], ("GNU.sparse.realsize", size)];
+        let error = refused(&[&sparse(&records, &map(text))]).await;
+        assert!(matches!(error, ImageError::Corrupt(_)), "{size} {text:?}: {error}");
+    }
+    for size in ["9223372036854775807", "18446744073709551615"] {
+        let error =
+            refused(&[&sparse(&[one[0], one[1], ("GNU.sparse.realsize", size)], &map("1\n0\n4\n"))]).await;
+        assert!(matches!(error, ImageError::TooLarge(_)), "{size}: {error}");
+    }
+    let error = refused(&[&sparse(&[("GNU.sparse.major", "2"), ("GNU.sparse.size", "9")], b"data")]).await;
+    assert!(matches!(error, ImageError::Unsupported(_)), "{error}");
+    for records in [
+        &[("GNU.sparse.map", "0,4")][..],
+        &[("GNU.sparse.size", "9"), ("GNU.sparse.map", "0,5")],
+        &[("GNU.sparse.size", "9"), ("GNU.sparse.map", "0")],
+        &[("GNU.sparse.size", "9"), ("GNU.sparse.map", "0,4"), ("GNU.sparse.map", "0,4")],
+        &[("GNU.sparse.size", "9"), ("GNU.sparse.name", "../outside"), ("GNU.sparse.map", "0,4")],
+        &[("GNU.sparse.size", "9"), ("size", "0"), ("GNU.sparse.map", "0,4")],
+    ] {
+        corrupt(&[&sparse(records, b"data")], "").await;
+    }
+    // The old format: a map that begins behind its file's end, and one that never ends.
+    let mut old = archive(&[("f", b'S', b"data")]);
+    old[124..135].copy_from_slice(b"00000000004");
+    old[386..397].copy_from_slice(b"00000000100");
+    old[398..409].copy_from_slice(b"00000000004");
+    old[483..494].copy_from_slice(b"00000000004");
+    crate::support::archive::seal(&mut old);
+    corrupt(&[&old], "map").await;
+    old[482] = 1;
+    crate::support::archive::seal(&mut old);
+    old.truncate(512);
+    corrupt(&[&old], "no end").await;
+    let mut extension = [b' '; 512];
+    for at in (0..504).step_by(12) {
+        extension[at..at + 11].copy_from_slice(b"00000000000");
+    }
+    extension[504] = 1;
+    old.extend(extension.repeat(4000));
+    let error = refused(&[&old]).await;
+    assert!(matches!(error, ImageError::TooLarge(_)), "{error}");
+}
+
+#[tokio::test]
 async fn broken_compression_is_refused() {
     let tar = archive(&[("f", b'0', &b"some text ".repeat(1000))]);
     let mut window = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
@@ -242,7 +330,7 @@ async fn broken_compression_is_refused() {
     window.write_all(&tar).unwrap();
     let mut cases = vec![window.finish().unwrap()];
     for compression in [Compression::Gzip, Compression::Zstd] {
-        let bed = Bed::new();
+        let bed = Bed::new(small());
         let whole = bed.layout.layer(&tar, compression);
         let mut bytes = fs::read(bed.layout.blob_path(whole["digest"].as_str().unwrap())).unwrap();
         cases.push(bytes[..bytes.len() / 2].to_vec());
@@ -252,7 +340,7 @@ async fn broken_compression_is_refused() {
         cases.push(bytes);
     }
     for bytes in cases {
-        let mut bed = Bed::new();
+        let mut bed = Bed::new(small());
         let layer = bed.layout.blob("application/vnd.oci.image.layer.v1.tar+zstd", &bytes);
         let error = bed.import(with_layers(&bed.layout, &[layer], &[digest(&tar)])).await.unwrap_err();
         assert!(matches!(error, ImageError::Corrupt(_)), "{error}");
@@ -262,7 +350,7 @@ async fn broken_compression_is_refused() {
 
 #[tokio::test]
 async fn layers_must_be_what_the_configuration_says() {
-    let mut bed = Bed::new();
+    let mut bed = Bed::new(small());
     let (one, two) = (one_file("a", b"1"), one_file("a", b"2"));
     let layers = [bed.layout.layer(&one, Compression::Gzip), bed.layout.layer(&two, Compression::Gzip)];
     let (first, second) = (digest(&one), digest(&two));

@@ -14,7 +14,7 @@ const TOKEN: &str = "Bearer very-secret";
 const BASIC: &str = "Basic YWRhOmNvcnJlY3QgaG9yc2U=";
 
 fn credentials() -> Option<Credentials> {
-    Some(Credentials { username: "ada".into(), password: "correct horse".into() })
+    Some(Credentials::password("ada", "correct horse"))
 }
 
 fn store(dir: &Path, registry: &Server, mirrors: &[String]) -> ImageStore {

@@ -47,6 +47,46 @@ async fn a_busy_registry_is_asked_again() {
 }
 
 #[tokio::test]
+async fn one_that_wants_to_be_left_alone_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = simple(dir.path(), &[("a", b"b")]);
+    for (status, pause) in [(429, "3600"), (503, "Fri, 31 Dec 2199 23:59:59 GMT")] {
+        let server = Server::start(&layout.dir, move |_, _| Reply::new(status).header("Retry-After", pause));
+        let begun = Instant::now();
+        let error = pull(&store(&dir.path().join(pause)), &server).await.unwrap_err();
+        assert!(matches!(&error, ImageError::Unavailable { .. }), "{error}");
+        assert!(error.to_string().contains("not to come back"), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert_eq!(server.seen().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn one_that_drips_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = simple(dir.path(), &[("large", &LARGE)]);
+    let pause = Duration::from_millis(10);
+    for part in [large(), "/manifests/".into()] {
+        let server = Server::start(&layout.dir, move |request, honest| {
+            if request.path.contains(&part) { honest.end(End::Drip(10, pause)) } else { honest }
+        });
+        let begun = Instant::now();
+        let error = pull(&hasty(dir.path()), &server).await.unwrap_err();
+        assert!(matches!(error, ImageError::Unavailable { .. }), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert_empty(dir.path());
+    }
+    // Slower than the line, but fast enough.
+    let config = RegistryConfig { stall: Duration::from_millis(300), min_rate: 10, ..config() };
+    let store = ImageStore::open(&dir.path().join("patient"), config).unwrap();
+    let server = Server::start(&layout.dir, move |request, honest| {
+        let end = honest.body.len() - 60;
+        if blob_in(&request.path) == Some(&large()) { honest.end(End::Drip(end, pause)) } else { honest }
+    });
+    pull(&store, &server).await.unwrap();
+}
+
+#[tokio::test]
 async fn one_that_stays_broken_is_given_up() {
     let dir = tempfile::tempdir().unwrap();
     let layout = simple(dir.path(), &[("a", b"b")]);

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use husk_images::{Credentials, Image, ImageError, ImageStore, Silent};
+use husk_tests::{REGISTRY_PASSWORD, REGISTRY_USER, Registry, RegistryOptions};
 use serde_json::json;
 
-use crate::docker_registry::DockerRegistry;
 use crate::support::layout::{Compression, Layout, digest, digest_of, one_file, simple};
 use crate::support::{Recorder, assert_empty, config, extract, store, stored};
 
@@ -26,7 +26,7 @@ async fn a_tag_and_a_digest_lead_to_the_same_image() {
     let layers = [(tar.as_slice(), Compression::Gzip), (&one_file("z", b"zstd"), Compression::Zstd)];
     let packed = layout.image(&layers, "amd64", json!({"Cmd": ["/sh"], "Env": ["A=b"]}));
     layout.tag("packed", packed.clone());
-    let registry = DockerRegistry::start(dir.path());
+    let registry = Registry::start(dir.path());
     registry.push(&layout.dir, "packed", "some/repo:1.0");
     let store = store(dir.path());
     let tagged = format!("{}/some/repo:1.0", registry.host());
@@ -61,7 +61,7 @@ async fn of_an_index_this_machines_image_is_taken() {
     let foreign = layout.index(&images[..1]);
     layout.tag("foreign", foreign);
     layout.tag("unmarked", images[0].clone());
-    let registry = DockerRegistry::start(dir.path());
+    let registry = Registry::start(dir.path());
     for tag in ["both", "foreign", "unmarked"] {
         registry.push(&layout.dir, tag, &format!("multi:{tag}"));
     }
@@ -85,7 +85,7 @@ async fn what_is_there_is_not_fetched_again() {
     let dir = tempfile::tempdir().unwrap();
     let mut layout = simple(dir.path(), &[("base", b"shared"), ("one", b"1")]);
     layout.add("other", &[("base", b"shared"), ("two", b"2")]);
-    let registry = DockerRegistry::start(dir.path());
+    let registry = Registry::start(dir.path());
     registry.push(&layout.dir, "test", "repo:one");
     registry.push(&layout.dir, "test", "repo:again");
     registry.push(&layout.dir, "other", "repo:two");
@@ -127,7 +127,7 @@ async fn a_tag_that_moves_names_the_new_image() {
     let dir = tempfile::tempdir().unwrap();
     let mut layout = simple(dir.path(), &[("a", b"old")]);
     layout.add("new", &[("a", b"new")]);
-    let registry = DockerRegistry::start(dir.path());
+    let registry = Registry::start(dir.path());
     let store = store(dir.path());
     let name = format!("{}/repo:latest", registry.host());
     registry.push(&layout.dir, "test", "repo:latest");
@@ -145,7 +145,7 @@ async fn a_tag_that_moves_names_the_new_image() {
 async fn a_mirror_stands_for_a_registry() {
     let dir = tempfile::tempdir().unwrap();
     let layout = simple(dir.path(), &[("a", b"b")]);
-    let registry = DockerRegistry::start(dir.path());
+    let registry = Registry::start(dir.path());
     registry.push(&layout.dir, "test", "library/busybox:latest");
     registry.push(&layout.dir, "test", "deep/er/app:v1");
     let mut config = config();
@@ -164,25 +164,25 @@ async fn a_mirror_stands_for_a_registry() {
 async fn a_guarded_registry_wants_the_right_credentials() {
     let dir = tempfile::tempdir().unwrap();
     let layout = simple(dir.path(), &[("a", b"b")]);
-    let registry = DockerRegistry::guarded(dir.path());
+    let registry = Registry::with(dir.path(), RegistryOptions { guarded: true, ..Default::default() });
     registry.push(&layout.dir, "test", "private:1");
     let store = store(dir.path());
     let name = format!("{}/private:1", registry.host());
-    let wrong = Credentials { password: "wrong".into(), ..DockerRegistry::credentials() };
+    let wrong = Credentials::password(REGISTRY_USER, "wrong");
     for credentials in [None, Some(wrong)] {
         let error = store.pull(&name, credentials, &Silent).await.unwrap_err();
         assert!(matches!(error, ImageError::Unauthorized { .. }), "{error}");
         assert!(!error.to_string().contains("wrong"));
     }
     assert_empty(dir.path());
-    store.pull(&name, Some(DockerRegistry::credentials()), &Silent).await.unwrap();
+    store.pull(&name, Some(Credentials::password(REGISTRY_USER, REGISTRY_PASSWORD)), &Silent).await.unwrap();
 }
 
 #[tokio::test]
 async fn what_is_not_there_is_told_apart() {
     let dir = tempfile::tempdir().unwrap();
     let layout = simple(dir.path(), &[("a", b"b")]);
-    let registry = DockerRegistry::start(dir.path());
+    let registry = Registry::start(dir.path());
     registry.push(&layout.dir, "test", "repo:1");
     let (store, host) = (store(dir.path()), registry.host());
     let absent = "0".repeat(64);

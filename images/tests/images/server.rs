@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -19,6 +20,8 @@ pub struct Request {
     pub path: String,
     /// Names in lower case.
     pub headers: BTreeMap<String, String>,
+    /// What was posted.
+    pub body: String,
 }
 
 impl Request {
@@ -35,6 +38,8 @@ pub enum End {
     Cut(usize),
     /// After that many bytes nothing comes, until the client gives up.
     Stall(usize),
+    /// After that many bytes one comes at a time, with that pause before it.
+    Drip(usize, Duration),
 }
 
 #[derive(Clone, Debug)]
@@ -181,18 +186,23 @@ impl Shared {
 }
 
 fn read_request(stream: &TcpStream) -> Option<Request> {
-    let mut lines = BufReader::new(stream).lines();
+    let mut input = BufReader::new(stream);
+    let mut lines = input.by_ref().lines();
     let first = lines.next()?.ok()?;
     let path = first.split(' ').nth(1)?.to_owned();
     let mut headers = BTreeMap::new();
     loop {
         let line = lines.next()?.ok()?;
         if line.is_empty() {
-            return Some(Request { path, headers });
+            break;
         }
         let (name, value) = line.split_once(':')?;
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
+    let length = headers.get("content-length").and_then(|length: &String| length.parse().ok()).unwrap_or(0);
+    let mut body = String::new();
+    input.take(length).read_to_string(&mut body).ok()?;
+    Some(Request { path, headers, body })
 }
 
 fn send(mut stream: &TcpStream, reply: &Reply) -> Option<()> {
@@ -213,6 +223,14 @@ fn send(mut stream: &TcpStream, reply: &Reply) -> Option<()> {
             stream.write_all(&reply.body[..at]).ok()?;
             // Ends when the client closes the connection.
             let _ = stream.read(&mut [0]);
+        }
+        End::Drip(at, pause) => {
+            let (whole, rest) = reply.body.split_at(at.min(length));
+            stream.write_all(whole).ok()?;
+            for byte in rest {
+                std::thread::sleep(pause);
+                stream.write_all(&[*byte]).ok()?;
+            }
         }
     }
     Some(())

@@ -2,37 +2,40 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use husk_images::convert::Limits;
 use husk_images::{Image, ImageError, ImageStore, RegistryConfig};
 
 use crate::support::archive::archive;
-use crate::support::layout::{Compression, Layout, digest, one_file, simple};
+use crate::support::layout::{Compression, Layout, one_file, simple};
 use crate::support::{assert_empty, config};
 
-/// Imports a small image, or one larger than a pipe, with the shell script `worker`, which has the real one's
-/// path in `$REAL`.
+/// A worker that is the shell script `text`, which has the real one's path in `$REAL`.
+fn script(dir: &Path, text: &str) -> PathBuf {
+    let program = dir.join("worker");
+    let real = env!("CARGO_BIN_EXE_husk-convert");
+    let pids = dir.join("pids");
+    fs::write(&program, format!("#!/bin/sh\nREAL='{real}'\necho $$ >>'{}'\n{text}\n", pids.display()))
+        .unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+/// A store whose worker is the [`script`] `worker`.
+fn store_with(dir: &Path, worker: &str, stall: Duration) -> ImageStore {
+    let program = script(dir, worker);
+    let limits = Limits { cpu_seconds: 1, ..Limits::default() };
+    let config = RegistryConfig { worker: program, stall, limits, ..config() };
+    ImageStore::open(&dir.join("store"), config).unwrap()
+}
+
+/// Imports a small image, or one larger than a pipe, with that worker.
 async fn import(dir: &Path, worker: &str, content: &[u8], stall: Duration) -> Result<Image, ImageError> {
     let store = store_with(dir, worker, stall);
     let layout = simple(dir, &[("file", content)]);
     store.import_layout(&layout.dir, None).await
-}
-
-/// A store whose worker is that script.
-fn store_with(dir: &Path, worker: &str, stall: Duration) -> ImageStore {
-    let program = dir.join("worker");
-    let real = env!("CARGO_BIN_EXE_husk-convert");
-    fs::write(
-        &program,
-        format!("#!/bin/sh\nREAL='{real}'\necho $$ >>'{}'\n{worker}\n", dir.join("pids").display()),
-    )
-    .unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    let limits = Limits { cpu_seconds: 1, ..Limits::default() };
-    let config = RegistryConfig { worker: program, stall, limits, ..config() };
-    ImageStore::open(&dir.join("store"), config).unwrap()
 }
 
 /// The same, which must fail soon and leave neither content nor a process.
@@ -88,11 +91,8 @@ async fn a_worker_that_dies_is_an_error() {
 
 #[tokio::test]
 async fn a_worker_that_talks_nonsense_is_an_error() {
-    let diff_id = digest(&one_file("file", SMALL));
-    let layer = |diff_id: &str, data: &str, tree: u64| {
-        format!(
-            r#"cat >/dev/null; echo '{{"Layer":{{"diff_id":"{diff_id}","data_len":{data},"tree_len":{tree},"entries":1}}}}'"#
-        )
+    let layer = |data: &str, tree: u64| {
+        format!(r#"cat >/dev/null; echo '{{"Layer":{{"data_len":{data},"tree_len":{tree},"entries":1}}}}'"#)
     };
     // Only the layer's worker lies: its lie must not come this far.
     let then_image = |lie: &str| format!("case \"$1\" in *Image*) exec \"$REAL\" \"$@\";; esac; {lie}");
@@ -104,14 +104,14 @@ async fn a_worker_that_talks_nonsense_is_an_error() {
         "exec yes",
         "cat >/dev/null; head -c 100000 /dev/zero",
         "cat >/dev/null; echo '{\"Image\":{\"meta_len\":4096}}'",
-        &then_image(&layer(&diff_id, "4096", 0)),
-        &then_image(&layer(&diff_id, "18446744073709551615", 0)),
-        &then_image(&layer(&diff_id, "0", 1 << 63)),
-        &then_image(&layer(&diff_id, "-1", 0)),
+        &then_image(&layer("4096", 0)),
+        &then_image(&layer("18446744073709551615", 0)),
+        &then_image(&layer("0", 1 << 63)),
+        &then_image(&layer("-1", 0)),
         // What it wrote is as long as it says, but nothing that it may be.
-        &then_image(&(layer(&diff_id, "5", 0) + "; printf wrong >&3")),
+        &then_image(&(layer("5", 0) + "; printf wrong >&3")),
         // The image's metadata instead of the layer's is asked for later.
-        &format!("case \"$1\" in *Image*) {};; *) exec \"$REAL\" \"$@\";; esac", layer(&diff_id, "0", 0)),
+        &format!("case \"$1\" in *Image*) {};; *) exec \"$REAL\" \"$@\";; esac", layer("0", 0)),
         "case \"$1\" in *Image*) echo '{\"Image\":{\"meta_len\":4096}}';; *) exec \"$REAL\" \"$@\";; esac",
         "case \"$1\" in *Image*) echo '{\"Image\":{\"meta_len\":0}}';; *) exec \"$REAL\" \"$@\";; esac",
     ] {
@@ -122,12 +122,39 @@ async fn a_worker_that_talks_nonsense_is_an_error() {
         );
     }
     // The answer comes before the layer was read.
-    let early = layer(&digest(&one_file("file", LARGE)), "0", 0).replace("cat >/dev/null; ", "exec 0<&-; ");
+    let early = layer("0", 0).replace("cat >/dev/null; ", "exec 0<&-; ");
     let error = fails(&then_image(&early), LARGE, PATIENT).await.to_string();
     assert!(error.contains("conversion worker"), "{error}");
-    // A layer that is not the one it should be is the image's fault, as far as anyone can tell.
-    let error = fails(&layer(&digest(b"other"), "0", 0), SMALL, PATIENT).await;
-    assert!(matches!(error, ImageError::Corrupt(_)), "{error}");
+}
+
+/// As if a hostile layer had taken over the worker that decompresses it, to pass other content off as it.
+#[tokio::test]
+async fn what_comes_out_of_decompression_must_be_the_layer_of_the_configuration() {
+    let real = r#"exec "$REAL" "$@""#;
+    for (lie, says) in [
+        (r#"cat >/dev/null; printf other >&3; echo '"Unpacked"'"#, "middle"),
+        (r#"cat >/dev/null; echo '"Unpacked"'"#, "unpacks to"),
+        (r#"cat >/dev/null; head -c 100000 /dev/zero >&3; echo '"Unpacked"'"#, "unpacks to"),
+        ("cat >/dev/null; kill -KILL $$", "died"),
+        (r#"cat >/dev/null; echo '{"Image":{"meta_len":4096}}'"#, "not asked for"),
+        (r#"cat >/dev/null; head -c 3000000 /dev/zero >&3; echo '"Unpacked"'"#, "than 1048576 bytes"),
+        ("exec 3>&-; exec sleep 1000", "no progress"),
+        ("cat >/dev/null; exec sleep 1000", "no progress"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let worker = script(dir.path(), &format!("case \"$1\" in *Unpack*) {lie};; *) {real};; esac"));
+        let mut layout = Layout::new(&dir.path().join("layout"));
+        let image =
+            layout.image(&[(&one_file("file", LARGE), Compression::Gzip)], "amd64", serde_json::json!({}));
+        layout.tag("test", image);
+        let limits = Limits { layer_bytes: 1 << 20, ..Limits::default() };
+        let stall = Duration::from_millis(if says == "no progress" { 500 } else { 20_000 });
+        let config = RegistryConfig { worker, stall, limits, ..config() };
+        let store = ImageStore::open(&dir.path().join("store"), config).unwrap();
+        let error = store.import_layout(&layout.dir, None).await.expect_err(lie).to_string();
+        assert!(error.contains(says), "{lie}: {error}");
+        assert_empty(dir.path());
+    }
 }
 
 #[tokio::test]

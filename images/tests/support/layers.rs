@@ -61,7 +61,7 @@ impl Layer {
 }
 
 /// Bytes that do not compress and are the same each time.
-fn noise(length: usize) -> Vec<u8> {
+pub fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
@@ -77,6 +77,12 @@ fn noise(length: usize) -> Vec<u8> {
 /// `struct vfs_cap_data` with CAP_NET_BIND_SERVICE, permitted and effective.
 const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
+/// `struct posix_acl_xattr_header` and its entries: user::rw-, user:1234:rw-, group::r--, mask::rw-, other::r--.
+const ACL: [u8; 44] = [
+    2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 6, 0, 0xd2, 4, 0, 0, 4, 0, 4, 0, 255, 255, 255, 255,
+    16, 0, 6, 0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255, 255,
+];
+
 fn base() -> Vec<u8> {
     let mut layer = Layer::new();
     layer.dir("./", 0o755);
@@ -84,6 +90,8 @@ fn base() -> Vec<u8> {
     layer.add(header(EntryType::Regular, 0o4755, 1_500_000_000), "bin/su", b"#!/bin/sh\n");
     layer.link(EntryType::Link, "bin/su2", "bin/su");
     layer.link(EntryType::Link, "bin/su3", "bin/su2");
+    layer.dir("sbin/", 0o755);
+    layer.link(EntryType::Link, "sbin/su-elsewhere", "bin/su3");
     layer.file("bin/old", b"old");
     layer.link(EntryType::Symlink, "bin/sh", "su");
     layer.link(EntryType::Symlink, "absolute", "/bin/su");
@@ -100,6 +108,8 @@ fn base() -> Vec<u8> {
     layer.file("etc/attributed", b"attributed");
     layer.attributes(&[("SCHILY.xattr.security.capability", &CAPABILITY)]);
     layer.add(header(EntryType::Regular, 0o755, 1), "bin/ping", b"ping");
+    layer.attributes(&[("SCHILY.xattr.system.posix_acl_access", &ACL)]);
+    layer.add(header(EntryType::Regular, 0o664, 1), "etc/listed", b"for one more user");
     layer.attributes(&[("SCHILY.xattr.user.large", &[b'v'; 3000])]);
     layer.dir("attributed/", 0o700);
     layer.file("attributed/file", b"x");

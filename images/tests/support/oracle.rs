@@ -32,7 +32,9 @@ fn make_room(layer: &[u8], root: &Path) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let parent = path.parent().unwrap();
         if name == ".wh..wh..opq" {
-            fs::read_dir(parent).unwrap().for_each(|child| remove(&child.unwrap().path()));
+            // A directory that is new with this layer has nothing to hide.
+            let children = fs::read_dir(parent).into_iter().flatten();
+            children.for_each(|child| remove(&child.unwrap().path()));
         } else if let Some(hidden) = name.strip_prefix(".wh.") {
             remove(&parent.join(hidden));
         } else if !entry.header().entry_type().is_dir() && path.is_dir() && !path.is_symlink() {

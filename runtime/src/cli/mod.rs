@@ -1,6 +1,7 @@
 //! The command line.
 
 mod check;
+mod images;
 mod node;
 mod run;
 mod serve;
@@ -35,6 +36,16 @@ enum Command {
     Check,
     /// Run one command in a VM of its own, without Kubernetes
     Run(run::Run),
+    /// Fetch images from their registries
+    Pull(images::Pull),
+    /// List images, or look for damaged ones
+    Images(images::List),
+    /// Remove images
+    Rmi(images::Remove),
+    /// Read images from a directory or an archive
+    Import(images::Import),
+    /// Remove images that nobody uses, and say what that freed
+    Gc(images::Gc),
 }
 
 /// Parses, runs, and answers the exit code.
@@ -63,6 +74,11 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode> {
             Command::Serve(serve) => serve.execute(config).await,
             Command::Check => Ok(check::execute(&config)),
             Command::Run(run) => run.execute(config).await,
+            Command::Pull(pull) => pull.execute(config).await,
+            Command::Images(list) => list.execute(config),
+            Command::Rmi(remove) => remove.execute(config),
+            Command::Import(import) => import.execute(config).await,
+            Command::Gc(gc) => gc.execute(config),
         }
     })
 }

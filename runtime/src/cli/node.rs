@@ -1,7 +1,9 @@
 //! Puts a node together from a configuration.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use husk_images::{ImageError, ImageStore};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -27,17 +29,39 @@ pub async fn open(config: Config, network: bool) -> Result<Arc<Node>> {
         }
     }
     let store = Store::open(&config.root.join("husk.redb"))?;
-    let registry = husk_images::RegistryConfig {
-        mirrors: config.registry.mirrors.clone(),
-        worker: config.registry.converter.clone(),
-        ..Default::default()
-    };
-    let images = husk_images::ImageStore::open(&config.root.join("images"), registry)?;
+    let images = images(&config)?;
     let scratch = ScratchTemplate::prepare(&config.root, config.vm.scratch_mib)?;
     let network = network.then(|| self::network(&config));
     let node = Node::new(config, store, images, network, scratch);
     node.recover().await?;
     Ok(node)
+}
+
+/// The node's images.
+pub fn images(config: &Config) -> Result<ImageStore, ImageError> {
+    let registry = husk_images::RegistryConfig {
+        mirrors: config.registry.mirrors.clone(),
+        hosts_dirs: config.registry.hosts_dirs.clone(),
+        docker_config: config.registry.docker_config.clone(),
+        pinned: config.registry.pinned.clone(),
+        worker: config.registry.converter.clone(),
+        ..Default::default()
+    };
+    ImageStore::open(&config.root.join("images"), registry)
+}
+
+/// Where `husk run` has its images and records.
+pub fn standalone_root(config: &Config) -> PathBuf {
+    config.root.join("standalone")
+}
+
+/// Lets a command use the credentials that its user has given docker, unless the configuration names others.
+pub fn use_own_credentials(config: &mut Config) {
+    let dir = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+    let dir = dir.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")));
+    if config.registry.docker_config.is_none() {
+        config.registry.docker_config = dir.map(|dir| dir.join("config.json"));
+    }
 }
 
 /// The node's pod network.

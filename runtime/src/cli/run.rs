@@ -39,7 +39,8 @@ pub struct Run {
 impl Run {
     /// Runs the command and answers its exit code.
     pub async fn execute(self, mut config: Config) -> Result<ExitCode> {
-        config.root = self.root.clone().unwrap_or_else(|| config.root.join("standalone"));
+        config.root = self.root.clone().unwrap_or_else(|| node::standalone_root(&config));
+        node::use_own_credentials(&mut config);
         config.run = config.run.join("standalone");
         let configured =
             std::fs::read_dir(&config.network.conf_dir).is_ok_and(|mut dir| dir.next().is_some());
@@ -69,11 +70,8 @@ impl Run {
             let progress = PullProgress::new(move |line| eprintln!("husk: {shown}: {line}"));
             return Ok(node.images.pull(&self.image, None, &progress).await?.id);
         };
-        let (path, tag) = match layout.rsplit_once(':') {
-            Some((path, tag)) if !tag.contains('/') => (path, Some(tag)),
-            _ => (layout, None),
-        };
-        Ok(node.images.import_layout(Path::new(path), tag).await?.id)
+        let (path, tag) = super::images::parse_layout(layout);
+        Ok(node.images.import_layout(path, tag).await?.id)
     }
 
     async fn in_pod(

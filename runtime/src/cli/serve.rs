@@ -21,6 +21,9 @@ pub struct Serve {
     /// Directory of sockets and network namespaces
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
+    /// Address of exec, attach and port-forward [default: 127.0.0.1:0, any free port]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    streaming_address: Option<String>,
 }
 
 impl Serve {
@@ -32,6 +35,9 @@ impl Serve {
             if let Some(value) = flag {
                 *key = value;
             }
+        }
+        if let Some(address) = self.streaming_address {
+            config.streaming.address = address;
         }
         let mut terminate = signal(SignalKind::terminate()).map_err(|e| Error::Internal(e.to_string()))?;
         let node = node::open(config, true).await?;

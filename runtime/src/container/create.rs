@@ -37,7 +37,6 @@ impl Node {
             rootfs: None,
             user: Some(spec::user(&config, &image.config)),
             stdin: config.stdin,
-            stdin_once: config.stdin_once,
         };
         let mut rootfs = agent::RootFs { read_only: spec::read_only_root(&config), ..Default::default() };
         if image.is_disk {

@@ -1,4 +1,4 @@
-//! Carries a process's output from the agent into its log.
+//! Carries a process's output from the agent into its log, and to whoever is attached.
 
 use std::fs::File;
 use std::io::Write;
@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use husk_proto::agent;
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
 
+use super::followers::{Follower, Followers};
 use super::log_journal::{Journal, Resume};
-use super::{log::LogEncoder, log_path, process};
+use super::process::process;
+use super::{log::LogEncoder, log_path};
 use crate::error::{Error, Result};
-use crate::guest::{self, Guest};
+use crate::guest::{self, Guest, Output};
 use crate::node::{Container, Node};
 use crate::store::ContainerRecord;
 
@@ -24,6 +25,7 @@ pub const RETRY: Duration = Duration::from_millis(200);
 #[derive(Clone)]
 pub struct Logger {
     reopen: mpsc::Sender<oneshot::Sender<Result<()>>>,
+    followers: Arc<Followers>,
 }
 
 impl Logger {
@@ -42,6 +44,7 @@ impl Logger {
         let journal_path = node.log_journal(&record.sandbox_id, &container.id);
         let (journal, Resume { offset, encoder }) = Journal::open(&journal_path, sink.file.as_ref())
             .map_err(|e| Error::io("open the log's journal", &journal_path, e))?;
+        let followers = Arc::new(Followers::default());
         let mut writer = Writer {
             node: node.clone(),
             container: container.clone(),
@@ -50,6 +53,7 @@ impl Logger {
             journal,
             encoder,
             offset,
+            followers: followers.clone(),
         };
         let stream =
             writer.connect().await.map_err(|status| guest::refusal("the guest gives no output", status))?;
@@ -59,12 +63,17 @@ impl Logger {
             writer.run(stream, reopens).await;
             let _ = finished.send(());
         });
-        Ok((Logger { reopen }, done))
+        Ok((Logger { reopen, followers }, done))
     }
 
     /// Refuses a container whose log cannot be written.
     pub fn check(node: &Node, record: &ContainerRecord) -> Result<()> {
         Sink::of(node, record).open()
+    }
+
+    /// The output from now on, for one more reader.
+    pub fn follow(&self) -> Follower {
+        self.followers.add()
     }
 
     /// Closes the log and opens it again by its name, as after a rotation.
@@ -109,12 +118,6 @@ impl Sink {
     }
 }
 
-/// The output as the agent streams it, and where it is told what has been written.
-struct Stream {
-    chunks: tonic::Streaming<agent::OutputChunk>,
-    ack: mpsc::Sender<agent::OutputRequest>,
-}
-
 struct Writer {
     node: Arc<Node>,
     container: Arc<Container>,
@@ -124,27 +127,22 @@ struct Writer {
     encoder: LogEncoder,
     /// Bytes of the output that have been taken.
     offset: u64,
+    followers: Arc<Followers>,
 }
 
 impl Writer {
     /// Asks the agent for the output from where it was left.
-    async fn connect(&mut self) -> std::result::Result<Stream, tonic::Status> {
-        let (ack, acks) = mpsc::channel(16);
-        let first = agent::OutputRequest { process: Some(process(&self.container.id)), offset: self.offset };
-        ack.send(first).await.map_err(|_| tonic::Status::internal("the output stream is closed"))?;
-        let request = tonic::Request::new(ReceiverStream::new(acks));
-        let chunks = self.agent.output(request).await?.into_inner();
-        Ok(Stream { chunks, ack })
+    async fn connect(&mut self) -> std::result::Result<Output, tonic::Status> {
+        Output::open(&mut self.agent, process(&self.container.id), self.offset).await
     }
 
-    async fn run(mut self, mut stream: Stream, mut reopens: mpsc::Receiver<oneshot::Sender<Result<()>>>) {
+    async fn run(mut self, mut stream: Output, mut reopens: mpsc::Receiver<oneshot::Sender<Result<()>>>) {
         loop {
             tokio::select! {
                 Some(answer) = reopens.recv() => {
                     let _ = answer.send(self.sink.open());
                 }
-                chunk = stream.chunks.message() => match chunk {
-                    Ok(Some(chunk)) if chunk.eof => break,
+                chunk = stream.next() => match chunk {
                     Ok(Some(chunk)) => self.chunk(&stream, chunk).await,
                     Ok(None) => break,
                     Err(status) => match self.reconnect(&status).await {
@@ -157,10 +155,11 @@ impl Writer {
         let mut lines = Vec::new();
         self.encoder.finish(&timestamp(), &mut lines);
         self.write(&lines);
+        self.followers.end();
     }
 
     /// After a break the stream goes on where it was, as long as the pod lives.
-    async fn reconnect(&mut self, broken: &tonic::Status) -> Option<Stream> {
+    async fn reconnect(&mut self, broken: &tonic::Status) -> Option<Output> {
         let mut status = broken.clone();
         while is_break(&status) && self.node.pod_is_live(&self.container).await {
             tracing::warn!(container = self.container.id, "the output stream broke: {}", status.message());
@@ -173,7 +172,7 @@ impl Writer {
         None
     }
 
-    async fn chunk(&mut self, stream: &Stream, chunk: agent::OutputChunk) {
+    async fn chunk(&mut self, stream: &Output, chunk: agent::OutputChunk) {
         let end = chunk.offset.saturating_add(chunk.data.len() as u64);
         // What the agent sends is the guest's word: bytes that were taken already are not taken again.
         let known = self.offset.saturating_sub(chunk.offset);
@@ -184,7 +183,8 @@ impl Writer {
         let mut lines = Vec::with_capacity(data.len() * 2);
         self.encoder.push(chunk.stream(), data, &timestamp(), &mut lines);
         self.write(&lines);
-        let _ = stream.ack.send(agent::OutputRequest { process: None, offset: self.offset }).await;
+        self.followers.publish(chunk.stream(), data);
+        stream.acknowledge(self.offset).await;
     }
 
     fn write(&mut self, lines: &[u8]) {

@@ -1,13 +1,17 @@
 //! The life of a container: one file an operation.
 
+mod attach;
 mod create;
 mod disk;
 mod exec;
+mod exec_process;
+mod followers;
 mod log;
 mod log_journal;
 mod log_path;
 mod logger;
 mod mounts;
+mod process;
 mod remove;
 mod resources;
 mod seccomp;
@@ -16,12 +20,8 @@ mod start;
 mod stop;
 mod update;
 
+pub use attach::{Attachment, attach};
 pub use disk::PARTITION;
+pub use exec_process::{ExecOptions, ExecProcess, lost};
 pub use logger::Logger;
-
-use husk_proto::agent;
-
-/// A container's own process, as the agent names it.
-fn process(container_id: &str) -> agent::ProcessId {
-    agent::ProcessId { container_id: container_id.into(), exec_id: String::new() }
-}
+pub use process::ProcessInput;

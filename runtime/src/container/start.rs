@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use husk_proto::agent;
 
+use super::Logger;
 use super::logger::{RETRY, is_break};
-use super::{Logger, process};
+use super::process::process;
 use crate::error::{Error, Result};
 use crate::guest::{self, Guest};
 use crate::node::{Container, Node, lock, now_nanos};

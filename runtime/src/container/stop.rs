@@ -6,7 +6,7 @@ use std::time::Duration;
 use husk_proto::agent;
 use nix::sys::signal::Signal;
 
-use super::process;
+use super::process::process;
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::node::{Container, Node};

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use husk_images::Credentials;
 use husk_proto::cri;
 use husk_proto::cri::image_service_server::ImageService;
 use tonic::{Request, Response, Status};
 
+use super::auth::credentials;
 use crate::error::Error;
 use crate::node::{Node, now_nanos};
 use crate::pull_progress::PullProgress;
@@ -63,7 +63,7 @@ impl ImageService for Images {
     async fn pull_image(&self, request: Request<cri::PullImageRequest>) -> Answer<cri::PullImageResponse> {
         let request = request.into_inner();
         let name = name(request.image)?;
-        let auth = request.auth.and_then(credentials);
+        let auth = request.auth.map_or(Ok(None), |auth| credentials(auth, &name))?;
         let shown = name.clone();
         let progress = PullProgress::new(move |line| tracing::info!(image = shown, "{line}"));
         let image = self.0.images.pull(&name, auth, &progress).await.map_err(Error::from)?;
@@ -81,20 +81,17 @@ impl ImageService for Images {
     }
 
     async fn image_fs_info(&self, _: Request<cri::ImageFsInfoRequest>) -> Answer<cri::ImageFsInfoResponse> {
-        let usage = self.0.images.usage().map_err(Error::from)?;
-        let filesystem = cri::FilesystemUsage {
+        let images = self.0.images.usage().map_err(Error::from)?;
+        let scratch = self.0.scratch_usage()?;
+        let filesystem = |bytes, inodes| cri::FilesystemUsage {
             timestamp: now_nanos(),
             fs_id: Some(cri::FilesystemIdentifier { mountpoint: self.0.config.root.display().to_string() }),
-            used_bytes: Some(cri::UInt64Value { value: usage.bytes }),
-            inodes_used: Some(cri::UInt64Value { value: usage.inodes }),
+            used_bytes: Some(cri::UInt64Value { value: bytes }),
+            inodes_used: Some(cri::UInt64Value { value: inodes }),
         };
         Ok(Response::new(cri::ImageFsInfoResponse {
-            image_filesystems: vec![filesystem.clone()],
-            container_filesystems: vec![filesystem],
+            image_filesystems: vec![filesystem(images.bytes, images.inodes)],
+            container_filesystems: vec![filesystem(scratch.0, scratch.1)],
         }))
     }
-}
-
-fn credentials(auth: cri::AuthConfig) -> Option<Credentials> {
-    (!auth.username.is_empty()).then_some(Credentials { username: auth.username, password: auth.password })
 }

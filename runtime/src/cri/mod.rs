@@ -1,5 +1,6 @@
 //! The CRI v1 endpoint: translates and validates, and leaves the work to `sandbox`, `container` and `images`.
 
+mod auth;
 mod code;
 mod images;
 mod pod_stats;

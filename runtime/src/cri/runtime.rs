@@ -9,9 +9,10 @@ use tonic::{Request, Response, Status};
 
 use super::{pod_stats, stats, view};
 use crate::node::{Node, lock, now_nanos};
+use crate::streaming::{Streaming, Work};
 
-/// The service.
-pub struct Runtime(pub Arc<Node>);
+/// The service, and the server of exec, attach and port-forward.
+pub struct Runtime(pub Arc<Node>, pub Arc<Streaming>);
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -269,6 +270,24 @@ impl RuntimeService for Runtime {
             stderr: outcome.stderr,
             exit_code: outcome.exit_code,
         })
+    }
+
+    async fn exec(&self, request: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {
+        let url = self.1.url(Work::Exec(request.into_inner())).await?;
+        ok(cri::ExecResponse { url })
+    }
+
+    async fn attach(&self, request: Request<cri::AttachRequest>) -> Answer<cri::AttachResponse> {
+        let url = self.1.url(Work::Attach(request.into_inner())).await?;
+        ok(cri::AttachResponse { url })
+    }
+
+    async fn port_forward(
+        &self,
+        request: Request<cri::PortForwardRequest>,
+    ) -> Answer<cri::PortForwardResponse> {
+        let url = self.1.url(Work::PortForward(request.into_inner())).await?;
+        ok(cri::PortForwardResponse { url })
     }
 
     async fn reopen_container_log(

@@ -14,6 +14,7 @@ use super::images::Images;
 use super::runtime::Runtime;
 use crate::error::{Error, Result};
 use crate::node::Node;
+use crate::streaming::Streaming;
 
 /// The largest request, in bytes; what kubelet and crictl allow for answers.
 const MAX_MESSAGE: usize = 16 << 20;
@@ -21,9 +22,11 @@ const MAX_MESSAGE: usize = 16 << 20;
 /// Serves the CRI until `stop` resolves. Pods go on after that.
 pub async fn serve(node: Arc<Node>, stop: impl Future<Output = ()>) -> Result<()> {
     let socket = node.config.socket.clone();
+    let streaming = Streaming::start(node.clone()).await?;
     let listener = listen(&socket)?;
     tracing::info!(socket = %socket.display(), "serving the CRI");
-    let runtime = RuntimeServiceServer::new(Runtime(node.clone())).max_decoding_message_size(MAX_MESSAGE);
+    let runtime =
+        RuntimeServiceServer::new(Runtime(node.clone(), streaming)).max_decoding_message_size(MAX_MESSAGE);
     let images = ImageServiceServer::new(Images(node)).max_decoding_message_size(MAX_MESSAGE);
     Server::builder()
         .add_service(runtime)

@@ -1,5 +1,11 @@
 //! The agent's client: gRPC through the VMM's vsock socket.
 
+mod output;
+mod port;
+
+pub use output::Output;
+pub use port::{PortReceiver, PortSender, connect_port};
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,11 +24,29 @@ pub type Guest = AgentClient<Channel>;
 /// How long an agent may take for a call that does not wait for a process.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Bytes of one stream, and of a connection that is made for it, that wait on the host unread.
+const STREAMING_WINDOW: u32 = 256 << 10;
+
 /// Connects to the agent of the guest whose vsock is served on `socket`.
 pub async fn connect(socket: &Path) -> Result<Guest> {
+    connect_as(endpoint(), socket).await
+}
+
+/// A connection of its own for streams that a client may read slowly: what waits in them holds up no other call.
+pub async fn connect_apart(socket: &Path) -> Result<Guest> {
+    let endpoint = endpoint()
+        .initial_stream_window_size(STREAMING_WINDOW)
+        .initial_connection_window_size(STREAMING_WINDOW);
+    connect_as(endpoint, socket).await
+}
+
+fn endpoint() -> Endpoint {
+    Endpoint::from_static("http://agent.husk").connect_timeout(Duration::from_secs(10))
+}
+
+async fn connect_as(endpoint: Endpoint, socket: &Path) -> Result<Guest> {
     let socket: PathBuf = socket.to_owned();
-    let channel = Endpoint::from_static("http://agent.husk")
-        .connect_timeout(Duration::from_secs(10))
+    let channel = endpoint
         .connect_with_connector(tower::service_fn(move |_: Uri| {
             let socket = socket.clone();
             async move { vsock_connect(&socket, AGENT_PORT).await.map(TokioIo::new) }

@@ -142,9 +142,6 @@ pub async fn oversize_request(bed: Arc<Bed>) {
 pub async fn calls_not_there(bed: Arc<Bed>) {
     let mut runtime = bed.client.runtime();
     let codes = &[Code::Unimplemented];
-    expect_code(runtime.attach(cri::AttachRequest::default()).await, codes, &[]);
-    expect_code(runtime.port_forward(cri::PortForwardRequest::default()).await, codes, &[]);
-    expect_code(runtime.exec(cri::ExecRequest::default()).await, codes, &[]);
     expect_code(runtime.checkpoint_container(cri::CheckpointContainerRequest::default()).await, codes, &[]);
     expect_code(runtime.get_container_events(cri::GetEventsRequest::default()).await.map(|_| ()), codes, &[]);
 }

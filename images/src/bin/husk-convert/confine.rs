@@ -38,6 +38,8 @@ const ALLOWED: [libc::c_long; 18] = [
 pub fn confine(job: &Job) -> io::Result<()> {
     let limits = &job.limits;
     let largest = match job.task {
+        // A pipe is no file.
+        Task::Unpack => 0,
         // Contents are padded to pages.
         Task::Layer => limits.layer_bytes.saturating_add(limits.entries.saturating_mul(4096)),
         // Metadata is written from memory, the names twice at most.

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use husk_images::convert::{ConvertError, convert_layer};
+use husk_images::convert::{ConvertError, convert_layer, unpack};
 use husk_images::disk::qcow2::{FilePiece, convert_qcow2};
 use husk_images::image::{LayerInput, build_image};
 use husk_images::worker::{Job, Outcome, Task};
@@ -51,6 +51,7 @@ fn run(job: &Job, files: Vec<File>) -> Result<Outcome, ConvertError> {
     let mut files = files.into_iter();
     let mut next = || files.next().ok_or_else(|| ConvertError::Unsupported("a descriptor is missing".into()));
     match &job.task {
+        Task::Unpack => unpack(io::stdin().lock(), next()?, &job.limits).map(|()| Outcome::Unpacked),
         Task::Layer => {
             let (data, tree) = (next()?, next()?);
             convert_layer(io::stdin().lock(), &data, &tree, &job.limits).map(Outcome::Layer)
