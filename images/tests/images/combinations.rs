@@ -78,7 +78,7 @@ async fn whatever_layers_do_to_each_other_a_disk_has_what_gnu_tar_unpacks() {
             opaque += u32::from(name.ends_with(".wh..wh..opq"));
             whiteouts += u32::from(name.contains(".wh."));
         }
-        let archives: Vec<Vec<u8>> = layers.iter().map(|entries| pack(entries)).collect();
+        let archives: Vec<Vec<u8>> = layers.iter().map(pack).collect();
         let dir = tempfile::tempdir().unwrap();
         let mut layout = Layout::new(&dir.path().join("layout"));
         let packed: Vec<_> = archives.iter().map(|tar| (tar.as_slice(), Compression::None)).collect();

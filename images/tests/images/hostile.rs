@@ -235,7 +235,8 @@ async fn nothing_but_plain_files_is_made_on_the_host() {
     crate::support::archive::seal(&mut setuid);
     setuid.truncate(1024);
     let mut block = archive(&[("disk", b'4', b"")]);
-    (block[329..336].copy_from_slice(b"0000010"), block[337..344].copy_from_slice(b"0000001"));
+    block[329..336].copy_from_slice(b"0000010");
+    block[337..344].copy_from_slice(b"0000001");
     crate::support::archive::seal(&mut block);
     block.truncate(512);
     let rest = archive(&[("pipe", b'6', b""), ("link", b'2', b"/etc/shadow"), ("hard", b'1', b"su")]);

@@ -102,7 +102,7 @@ mod tests {
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         let pairs = pairs
             .iter()
-            .map(|(name, value)| (HeaderName::from_static(*name), HeaderValue::from_str(value).unwrap()));
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()));
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
             headers.append(name, value);

@@ -50,8 +50,8 @@ impl Import {
 /// Path and tag in "PATH[:TAG]".
 pub fn parse_layout(text: &str) -> (&Path, Option<&str>) {
     // A tag may be a whole reference, whose registry may have a port: the path is what exists.
-    let splits = text.match_indices(':').map(|(at, _)| (&text[..at], Some(&text[at + 1..])));
-    let found = splits.filter(|(path, _)| Path::new(path).exists()).last();
+    let mut splits = text.rmatch_indices(':').map(|(at, _)| (&text[..at], Some(&text[at + 1..])));
+    let found = splits.find(|(path, _)| Path::new(path).exists());
     let whole = Path::new(text).exists();
     match found.or_else(|| text.rsplit_once(':').map(|(path, tag)| (path, Some(tag)))) {
         Some((path, Some(tag))) if !whole && !tag.is_empty() => (Path::new(path), Some(tag)),

@@ -142,7 +142,7 @@ impl State {
 
     /// A new stream of the peer's (section 2.3.2): its number is odd and higher than any before.
     pub fn open(&mut self, id: u32, fin: bool, headers: Headers) -> Result<(), String> {
-        if id % 2 == 0 || id <= self.last {
+        if id.is_multiple_of(2) || id <= self.last {
             return Err(format!("a new stream {id} after stream {}", self.last));
         }
         self.last = id;
@@ -185,7 +185,7 @@ impl State {
                     (None, Arrival::Wanted)
                 }
             }
-            None if id > self.last || id % 2 == 0 => (Some(Reset::InvalidStream), Arrival::Unwanted),
+            None if id > self.last || id.is_multiple_of(2) => (Some(Reset::InvalidStream), Arrival::Unwanted),
             // It was closed here while this was on its way.
             None => (None, Arrival::Unwanted),
         };
