@@ -136,6 +136,36 @@ fn damage_is_named_and_mended_by_fetching_again() {
 }
 
 #[test]
+fn a_disk_is_an_image_like_any_other() {
+    let node = Node::new("");
+    let path = |name: &str| node.0.path().join(name).to_str().unwrap().to_owned();
+    let (raw, packed) = (path("disk.raw"), path("disk"));
+    let mut content = vec![0; 1 << 20];
+    content[..5].copy_from_slice(b"start");
+    fs::write(&raw, &content).unwrap();
+    let converted = Command::new("qemu-img").args(["convert", "-O", "qcow2", &raw, &packed]).status();
+    assert!(converted.expect("tests/deps/install installs qemu-img").success());
+    let id = node.good(&["import", &packed, "--name", "vm/packed:1"]);
+    node.good(&["import", &format!("disk:{raw}"), "--name", "vm/raw:1"]);
+    let list = node.good(&["images"]);
+    assert!(list.lines().nth(1).is_some_and(|line| line.starts_with("docker.io/vm/packed:1 ")), "{list}");
+    assert!(list.lines().skip(1).all(|line| line.ends_with(" disk")), "{list}");
+    assert!(list.contains(&id.trim()[7..19]), "{list}");
+    // Nothing tells a raw disk.
+    assert!(node.bad(125, &["import", &raw]).contains(&raw));
+    assert!(node.bad(125, &["import", "disk:/no/such/disk"]).contains("/no/such/disk"));
+    assert!(node.bad(125, &["import", &packed, "--name", "UPPER"]).contains("UPPER"));
+
+    assert!(node.good(&["images", "--verify"]).contains("0 damaged"));
+    let data = find(node.0.path(), "data").pop().unwrap();
+    fs::write(&data, &content[..1 << 19]).unwrap();
+    // A part of a disk is none.
+    assert_eq!(node.good(&["images"]).lines().count(), 2);
+    assert!(node.good(&["gc", "--all"]).contains("1 images, "));
+    assert!(find(node.0.path(), "data").is_empty());
+}
+
+#[test]
 fn gc_says_what_it_frees_and_leaves_what_is_pinned() {
     let node = Node::new("[registry]\npinned = [\"docker.io/team/kept*\"]\n");
     for name in ["team/kept:1", "team/free:1"] {

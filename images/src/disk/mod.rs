@@ -7,7 +7,11 @@
 pub mod qcow2;
 pub(crate) mod sparse;
 
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
 use crate::error::{ImageError, Result};
+use crate::layout::open_regular;
 
 /// The unit of a disk's size, in bytes.
 pub(crate) const SECTOR: u64 = 512;
@@ -58,6 +62,13 @@ impl DiskFormat {
             Self::Qcow2 => "qcow2",
         }
     }
+}
+
+/// Whether the file at `path` begins as a qcow2 image does. Nothing tells a raw disk by its beginning.
+pub fn is_qcow2(path: &Path) -> bool {
+    let mut head = qcow2::MAGIC.map(|_| 0);
+    let read = open_regular(path).is_ok_and(|(file, _)| file.read_exact_at(&mut head, 0).is_ok());
+    read && head == qcow2::MAGIC
 }
 
 #[cfg(test)]

@@ -2,11 +2,12 @@
 //! being made. A directory is made in `tmp`, synced, and renamed to its place; only then is it recorded.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::index::Sealed;
+use super::seal::seal;
 use crate::digest;
 use crate::error::{IoContext, Result};
 
@@ -197,28 +198,6 @@ impl Scratch {
         self.path = None;
         target.parent().map_or(Ok(()), sync_dir)
     }
-}
-
-/// What the file at `path` is.
-pub(crate) fn seal(path: &Path) -> Result<Sealed> {
-    let read = || -> io::Result<Sealed> {
-        let mut file = File::open(path)?;
-        let mut crc = crc32fast::Hasher::new();
-        let mut buffer = vec![0; 256 << 10];
-        let mut length = 0;
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => return Ok(Sealed { length, crc: crc.finalize() }),
-                Ok(n) => {
-                    crc.update(&buffer[..n]);
-                    length += n as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-    };
-    read().during(|| format!("reading {}", path.display()))
 }
 
 fn sync_dir(dir: &Path) -> Result<()> {

@@ -12,6 +12,7 @@ mod mend;
 mod pins;
 mod pipeline;
 mod pull;
+mod seal;
 #[cfg(test)]
 mod tests;
 mod verify;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::files::seal;
 use super::index::{ImageRecord, LayerRecord, Sealed};
+use super::seal::seal;
 use super::{ImageStore, Inner, Usage};
 use crate::digest;
 use crate::error::Result;

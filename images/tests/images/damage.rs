@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use husk_images::{ImageStore, RegistryConfig, Silent};
 
@@ -106,4 +106,75 @@ async fn of_what_nobody_uses_pinned_images_stay() {
     assert_eq!((freed.images.len(), freed.leftovers.inodes), (3, 2));
     assert!(freed.leftovers.bytes >= 20_000);
     crate::support::assert_empty(dir.path());
+}
+
+/// A raw disk of 8 MiB, of which little is written.
+fn raw_disk(dir: &Path) -> PathBuf {
+    let path = dir.join("disk.raw");
+    let file = File::create_new(&path).unwrap();
+    file.set_len(8 << 20).unwrap();
+    file.write_all_at(b"the start", 0).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn damage_of_a_disk_is_found_in_its_holes_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let raw = raw_disk(dir.path());
+    let mut layout = Layout::new(&dir.path().join("layout"));
+    layout.add("example.org/vm:1", &[("disk/vm.img", &fs::read(&raw).unwrap())]);
+    let store = store(dir.path());
+    let name = "example.org/disk:1";
+    let plain = store.import_disk(&raw, Some(name)).await.unwrap();
+    let contained = store.import_layout(&layout.dir, None).await.unwrap();
+    let whole = store.verify().unwrap();
+    assert!(whole.damaged.is_empty() && whole.images.is_empty(), "{whole:?}");
+    assert_eq!(whole.checked.inodes, 2 * (2 + 3));
+    let data = store.disk(&plain.id).unwrap().extents[0].file.clone();
+    let image = dir.path().join("store/images").join(&plain.id[7..]);
+    let files = ["meta", "config", "manifest"].map(|file| image.join(file));
+    for file in [&data, &data.with_file_name("tree")].into_iter().chain(&files) {
+        match fs::metadata(file).unwrap().len() {
+            0 => fs::write(file, "x").unwrap(),
+            _ => flip(file),
+        }
+        let found = store.verify().unwrap();
+        let named: Vec<_> = found.damaged.iter().map(|damage| damage.file.clone()).collect();
+        assert_eq!((named, found.images), (vec![file.clone()], vec![name.to_owned()]));
+        assert!(store.status(&plain.id).unwrap().is_none());
+        assert_eq!(store.import_disk(&raw, Some(name)).await.unwrap().id, plain.id);
+        assert!(store.verify().unwrap().damaged.is_empty(), "{}", file.display());
+        let mut content = fs::read(&data).unwrap();
+        assert_eq!(content.drain(..9).collect::<Vec<_>>(), b"the start");
+        assert!(content.iter().all(|byte| *byte == 0));
+    }
+    flip(&store.disk(&contained.id).unwrap().extents[0].file);
+    assert_eq!(store.verify().unwrap().images, ["example.org/vm:1"]);
+    assert_eq!(store.list().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn disks_are_pinned_used_and_collected_like_any_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let raw = raw_disk(dir.path());
+    let config = RegistryConfig { pinned: vec!["vm.example/kept*".to_owned()], ..config() };
+    let store = ImageStore::open(&dir.path().join("store"), config).unwrap();
+    let mut ids = Vec::new();
+    for (content, name) in
+        [("one", Some("vm.example/kept:1")), ("two", Some("vm.example/free:1")), ("three", None)]
+    {
+        File::options().write(true).open(&raw).unwrap().write_all_at(content.as_bytes(), 1 << 20).unwrap();
+        let image = store.import_disk(&raw, name).await.unwrap();
+        assert!(image.size > 0 && image.size < 1 << 20, "{} bytes", image.size);
+        assert_eq!(image.pinned, content == "one");
+        ids.push(image.id);
+    }
+    let before = store.usage().unwrap();
+    let freed = store.prune(&Default::default(), false).unwrap();
+    assert_eq!(freed.images.iter().map(|image| &image.id).collect::<Vec<_>>(), [&ids[2]]);
+    assert!(freed.usage.bytes >= freed.images[0].size);
+    assert_eq!(before.bytes - freed.usage.bytes, store.usage().unwrap().bytes);
+    assert!(store.prune(&[ids[1].clone()].into(), true).unwrap().images.is_empty());
+    assert_eq!(store.prune(&Default::default(), true).unwrap().images.len(), 1);
+    assert_counts(dir.path(), [1, 1, 0]);
 }

@@ -243,6 +243,7 @@ async fn artifacts_are_disks_of_the_format_that_they_state() {
         // A file with the same content is the same image.
         let file = store.import_disk(content, None).await.unwrap();
         assert_eq!(file.id, image.id);
+        assert!(store.verify().unwrap().damaged.is_empty());
         store.remove(&image.id).unwrap();
     }
     // A raw disk stays one, whatever it begins with, and what is no qcow2 is none.
@@ -279,6 +280,7 @@ async fn a_container_disk_is_the_disk_in_it() {
             layout.tag("example.org/vm:1", layout.image(&[(&tar, compression)], "amd64", config.clone()));
             let image = store.import_layout(&layout.dir, None).await.unwrap();
             assert_disk(&store, &image, &raw);
+            assert!(store.verify().unwrap().damaged.is_empty());
             // The layer is of no more use.
             assert_counts(dir.path(), [1, 1, 0]);
             let command = image.config.config().as_ref().unwrap().cmd().clone().unwrap();

@@ -99,7 +99,11 @@ pub async fn partitions(bed: Arc<Bed>) {
     assert!(size.trim().parse().is_ok_and(|mib: u64| (150..=200).contains(&mib)), "{size} MiB");
     for name in ["4", "empty", "9", "0", "absent", "loader"] {
         step(name);
-        expect_code(pod.try_create(machine(Some(name))).await, &[Code::FailedPrecondition], &["small-root", "boot"]);
+        expect_code(
+            pod.try_create(machine(Some(name))).await,
+            &[Code::FailedPrecondition],
+            &["small-root", "boot"],
+        );
     }
     expect_code(pod.try_create(machine(Some("a\nb"))).await, &[Code::InvalidArgument], &[PARTITION]);
     for container in running {

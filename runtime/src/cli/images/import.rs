@@ -13,9 +13,10 @@ const PREFIXES: [&str; 3] = ["oci:", "oci-archive:", "docker-archive:"];
 /// Arguments of `husk import`.
 #[derive(Debug, clap::Args)]
 pub struct Import {
-    /// Directory of an OCI layout, or a tar archive of one or of `docker save`. With "oci:", "oci-archive:" or
-    /// "docker-archive:" before it, ":TAG" behind it chooses one image; without, a directory must have a single
-    /// one, and of an archive all are taken
+    /// Directory of an OCI layout, a tar archive of one or of `docker save`, or the disk of a virtual machine as
+    /// qcow2. With "oci:", "oci-archive:" or "docker-archive:" before it, ":TAG" behind it chooses one image;
+    /// without, a directory must have a single one, and of an archive all are taken. With "disk:" before it, a
+    /// disk, raw or qcow2
     path: String,
     /// What to call the image [default: what its layout calls it]
     #[arg(long, value_name = "REFERENCE")]
@@ -28,14 +29,20 @@ impl Import {
     /// Imports, and prints ids and names.
     pub async fn execute(self, mut config: Config) -> Result<ExitCode> {
         let images = self.whose.open(&mut config)?.images;
-        let (path, tag) = match PREFIXES.iter().find_map(|prefix| self.path.strip_prefix(prefix)) {
-            Some(layout) => parse_layout(layout),
-            None => (Path::new(&self.path), None),
+        let name = self.name.as_deref();
+        let imported = if let Some(file) = disk(&self.path) {
+            vec![images.import_disk(file, name).await?]
+        } else {
+            let (path, tag) = match PREFIXES.iter().find_map(|prefix| self.path.strip_prefix(prefix)) {
+                Some(layout) => parse_layout(layout),
+                None => (Path::new(&self.path), None),
+            };
+            let progress = bars::progress(&self.path);
+            let imported = images.import(path, tag, name, &*progress).await;
+            drop(progress);
+            imported?
         };
-        let progress = bars::progress(&self.path);
-        let imported = images.import(path, tag, self.name.as_deref(), &*progress).await;
-        drop(progress);
-        for image in imported? {
+        for image in imported {
             println!("{}", image.id);
             if image.repo_tags.is_empty() {
                 eprintln!("husk: {} has no name; --name gives it one", image.id);
@@ -45,6 +52,12 @@ impl Import {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The disk at the path `text`, if it says so or is plainly one.
+fn disk(text: &str) -> Option<&Path> {
+    let stated = text.strip_prefix("disk:").map(Path::new);
+    stated.or_else(|| Some(Path::new(text)).filter(|path| husk_images::disk::is_qcow2(path)))
 }
 
 /// Path and tag in "PATH[:TAG]".

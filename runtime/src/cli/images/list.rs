@@ -55,14 +55,15 @@ fn table(images: &[Image]) -> String {
         let unnamed = [String::from("-")];
         for name in if names.is_empty() { &unnamed } else { &names[..] } {
             let id = image.id.trim_start_matches("sha256:").chars().take(12).collect();
-            let pinned = if image.pinned { "pinned" } else { "" };
-            rows.push([name.clone(), id, size(image.size), pinned.to_owned()]);
+            let notes = [("disk", image.is_disk), ("pinned", image.pinned)];
+            let notes: Vec<_> = notes.iter().filter(|(_, is_so)| *is_so).map(|(note, _)| *note).collect();
+            rows.push([name.clone(), id, size(image.size), notes.join(", ")]);
         }
     }
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     let widths = [width(0), width(1), width(2)];
-    let line = |[name, id, size, pinned]: &[String; 4]| {
-        let line = format!("{name:<0$}  {id:<1$}  {size:>2$}  {pinned}", widths[0], widths[1], widths[2]);
+    let line = |[name, id, size, notes]: &[String; 4]| {
+        let line = format!("{name:<0$}  {id:<1$}  {size:>2$}  {notes}", widths[0], widths[1], widths[2]);
         format!("{}\n", line.trim_end())
     };
     rows.iter().map(line).collect()
