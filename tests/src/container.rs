@@ -73,6 +73,11 @@ impl Container {
         stdout.into_owned()
     }
 
+    /// Makes `/tmp/end` in it, which is what it waits for. Its end may kill the command that makes it.
+    pub async fn let_end(&self) {
+        self.try_exec(&["touch", "/tmp/end"], 10).await.expect("ExecSync");
+    }
+
     /// StopContainer. `timeout` in seconds.
     pub async fn stop(&self, timeout: i64) {
         let request = cri::StopContainerRequest { container_id: self.id.clone(), timeout };

@@ -1,5 +1,6 @@
 //! Damaged files are found, named and fetched again; pinned and used images stay.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -57,8 +58,10 @@ async fn every_damaged_file_is_named_and_fetched_again() {
         let steps = Recorder::default();
         store.pull(&name("test"), None, &steps).await.unwrap();
         // The configuration, and what was damaged.
-        let layers = steps.steps().iter().filter(|step| step.starts_with("layer")).count();
-        assert!(layers == fetched && server.count("/blobs/") > before, "{file}: {:?}", steps.steps());
+        let steps = steps.steps();
+        let layers: BTreeSet<_> =
+            steps.iter().filter(|step| step.starts_with("layer ")).map(|step| &step[..77]).collect();
+        assert!(layers.len() == fetched && server.count("/blobs/") > before, "{file}: {steps:?}");
         assert!(store.verify().unwrap().damaged.is_empty(), "{file}");
         let out = tempfile::tempdir().unwrap();
         assert_eq!(fs::read(extract(&store, &one.id, out.path()).join("one")).unwrap(), content);

@@ -58,7 +58,8 @@ async fn fails(worker: &str, content: &[u8], stall: Duration) -> ImageError {
 /// Longer than a busy machine takes to start a script.
 const PATIENT: Duration = Duration::from_secs(20);
 const SMALL: &[u8] = b"small";
-const LARGE: &[u8] = &[1; 300_000];
+/// More than all pipes on the way hold.
+const LARGE: &[u8] = &[1; 3_000_000];
 
 #[tokio::test]
 async fn the_real_one_works_from_a_script() {
@@ -137,7 +138,7 @@ async fn what_comes_out_of_decompression_must_be_the_layer_of_the_configuration(
         (r#"cat >/dev/null; head -c 100000 /dev/zero >&3; echo '"Unpacked"'"#, "unpacks to"),
         ("cat >/dev/null; kill -KILL $$", "died"),
         (r#"cat >/dev/null; echo '{"Image":{"meta_len":4096}}'"#, "not asked for"),
-        (r#"cat >/dev/null; head -c 3000000 /dev/zero >&3; echo '"Unpacked"'"#, "than 1048576 bytes"),
+        (r#"cat >/dev/null; head -c 6000000 /dev/zero >&3; echo '"Unpacked"'"#, "than 4194304 bytes"),
         ("exec 3>&-; exec sleep 1000", "no progress"),
         ("cat >/dev/null; exec sleep 1000", "no progress"),
     ] {
@@ -147,7 +148,7 @@ async fn what_comes_out_of_decompression_must_be_the_layer_of_the_configuration(
         let image =
             layout.image(&[(&one_file("file", LARGE), Compression::Gzip)], "amd64", serde_json::json!({}));
         layout.tag("test", image);
-        let limits = Limits { layer_bytes: 1 << 20, ..Limits::default() };
+        let limits = Limits { layer_bytes: 4 << 20, ..Limits::default() };
         let stall = Duration::from_millis(if says == "no progress" { 500 } else { 20_000 });
         let config = RegistryConfig { worker, stall, limits, ..config() };
         let store = ImageStore::open(&dir.path().join("store"), config).unwrap();

@@ -2,14 +2,10 @@
 
 use husk_proto::cri;
 
-use super::stats;
+use super::stats::{self, value};
 use crate::error::Result;
 use crate::node::{Node, Pod, now_nanos};
 use crate::vm::Usage;
-
-fn value(value: u64) -> Option<cri::UInt64Value> {
-    Some(cri::UInt64Value { value })
-}
 
 /// Figures of one pod; only its attributes when it is not ready.
 pub async fn pod(node: &Node, pod: &Pod) -> Result<cri::PodSandboxStats> {

@@ -9,6 +9,11 @@ use crate::guest;
 use crate::node::{Container, Node, now_nanos};
 use crate::store::Phase;
 
+/// A figure in the CRI's form.
+pub fn value(value: u64) -> Option<cri::UInt64Value> {
+    Some(cri::UInt64Value { value })
+}
+
 /// Figures of one container; only its attributes when it does not run.
 pub async fn container(node: &Node, container: &Container) -> Result<cri::ContainerStats> {
     Ok(with_processes(node, container).await?.0)
@@ -37,7 +42,6 @@ async fn with_processes(node: &Node, container: &Container) -> Result<(cri::Cont
         .into_inner();
     // The host's clock: rates are made of differences, and the guest's is the tenant's to set.
     let timestamp = now_nanos();
-    let value = |value| Some(cri::UInt64Value { value });
     stats.cpu = Some(cri::CpuUsage {
         timestamp,
         usage_core_nano_seconds: value(figures.cpu_usage_nanos),

@@ -106,7 +106,7 @@ impl Node {
             let _ = vm.detach(slot).await;
         }
         let slots = Arc::new(tokio::sync::Mutex::new(slots));
-        let volumes = Volumes::new(&self.pod_dir(&pod.id));
+        let volumes = Volumes::found(&self.pod_dir(&pod.id));
         for id in volumes.containers().into_iter().filter(|id| !known.contains(id.as_str())) {
             volumes.remove(&id)?;
         }

@@ -49,11 +49,10 @@ impl Output {
         }
     }
 
-    /// Says that nothing follows.
+    /// Says that nothing follows, where the protocol has words for it: a WebSocket ends all its channels at once.
     pub async fn finish(&self) {
-        match self {
-            Output::Spdy(stream) => stream.finish().await,
-            Output::Channel(channel) => channel.finish().await,
+        if let Output::Spdy(stream) = self {
+            stream.finish().await;
         }
     }
 }

@@ -16,7 +16,7 @@ use husk_proto::cri;
 pub use request::{Volume, requested};
 
 use crate::config::VolumeConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::vm::Vm;
 
 /// One pod's volumes. Held through each change.
@@ -26,9 +26,14 @@ pub struct Volumes {
 }
 
 impl Volumes {
-    /// The volumes of the pod whose files are in `pod_dir`, of an earlier daemon too.
+    /// The volumes of a new pod whose files are in `pod_dir`: none yet.
     pub fn new(pod_dir: &Path) -> Self {
-        let dir = pod_dir.join("volumes");
+        Self { dir: dir(pod_dir), served: false }
+    }
+
+    /// Those that an earlier daemon has left.
+    pub fn found(pod_dir: &Path) -> Self {
+        let dir = dir(pod_dir);
         let served = server::is_there(&dir);
         Self { dir, served }
     }
@@ -54,10 +59,10 @@ impl Volumes {
             self.served = true;
         }
         let dir = self.dir.join(container);
-        let mounted = volumes.iter().enumerate().try_for_each(|(number, volume)| {
-            std::fs::create_dir_all(&dir).map_err(|e| crate::error::Error::io("make", &dir, e))?;
-            mounts::add(&dir.join(number.to_string()), volume)
-        });
+        std::fs::create_dir_all(&dir).map_err(|e| Error::io("make", &dir, e))?;
+        let mut numbered = volumes.iter().enumerate();
+        let mounted =
+            numbered.try_for_each(|(number, volume)| mounts::add(&dir.join(number.to_string()), volume));
         if mounted.is_err() {
             self.remove(container)?;
         }
@@ -85,12 +90,16 @@ impl Volumes {
 /// # Errors
 /// What the system says; the directory must stay then.
 pub fn tear_down(pod_dir: &Path) -> Result<()> {
-    let dir = pod_dir.join("volumes");
+    let dir = dir(pod_dir);
     if !dir.exists() {
         return Ok(());
     }
     server::stop(&dir);
     mounts::remove_below(&dir)
+}
+
+fn dir(pod_dir: &Path) -> PathBuf {
+    pod_dir.join("volumes")
 }
 
 /// How the agent is told of volume `number` of a container.

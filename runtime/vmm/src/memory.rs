@@ -73,9 +73,11 @@ pub fn allocate(mib: u32) -> Result<Memory, MemoryError> {
         offset += length as u64;
         (start, length, Some(place))
     });
-    GuestMemoryMmap::from_ranges_with_files(ranges)
-        .map(Arc::new)
-        .map_err(|source| MemoryError::Map { mib, source })
+    let memory =
+        GuestMemoryMmap::from_ranges_with_files(ranges).map_err(|source| MemoryError::Map { mib, source })?;
+    // Fewer, larger pages, where the host gives them to files in memory (transparent_hugepage/shmem_enabled).
+    memory.iter().for_each(sys::prefer_huge_pages);
+    Ok(Arc::new(memory))
 }
 
 /// A file in memory whose size nobody it is shared with can change: a page that is gone would kill the VMM.

@@ -68,7 +68,7 @@ pub async fn rotation(bed: Arc<Bed>) {
         parts.push(rotated);
     }
     container.wait_log("\n").await;
-    container.exec("touch /tmp/end").await;
+    container.let_end().await;
     container.wait().await;
     parts.push(container.log.clone());
     let mut numbers = Vec::new();

@@ -30,7 +30,7 @@ pub async fn pod_goes_on(bed: Arc<Bed>) {
     step("a container that the new daemon starts");
     assert_eq!(pod.output("echo new").await, "new\n");
 
-    container.exec("touch /tmp/end").await;
+    container.let_end().await;
     let status = container.wait().await;
     assert_eq!((status.exit_code, status.reason.as_str()), (6, "Error"));
     let text = container.text();

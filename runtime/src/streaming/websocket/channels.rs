@@ -1,5 +1,6 @@
 //! Numbered channels in one WebSocket (`v4.channel.k8s.io`, `v5.channel.k8s.io`): each binary message begins with
-//! its channel's number. In v5 a message to channel 255 closes the one that its second byte names.
+//! its channel's number. In v5 the client may close a channel: by a message to channel 255, whose second byte
+//! names the channel. It is said in that direction alone: clients complain of a channel 255 from the server.
 
 use std::collections::HashMap;
 use std::io;
@@ -40,7 +41,6 @@ impl Receiver {
 pub struct Sender {
     number: u8,
     messages: mpsc::Sender<Outgoing>,
-    closable: bool,
 }
 
 enum Outgoing {
@@ -57,13 +57,6 @@ impl Sender {
             if data.is_empty() {
                 return Ok(());
             }
-        }
-    }
-
-    /// Says that nothing follows, where the protocol has words for it.
-    pub async fn finish(&self) {
-        if self.closable {
-            let _ = self.message(CLOSE, &[self.number]).await;
         }
     }
 
@@ -111,7 +104,7 @@ impl Channels {
 
     /// A channel to the client.
     pub fn output(&self, number: u8) -> Sender {
-        Sender { number, messages: self.messages.clone(), closable: self.closable }
+        Sender { number, messages: self.messages.clone() }
     }
 
     /// What ends the WebSocket.

@@ -2,6 +2,7 @@
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
+use vm_memory::{GuestMemoryRegion, GuestRegionMmap};
 
 use crate::memory::Memory;
 
@@ -14,7 +15,7 @@ pub fn set_memory_region(
     memory: &Memory,
     region: kvm_userspace_memory_region,
 ) -> Result<(), kvm_ioctls::Error> {
-    use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+    use vm_memory::GuestMemoryBackend;
     let matches = memory
         .iter()
         .any(|part| part.as_ptr() as u64 == region.userspace_addr && part.len() == region.memory_size);
@@ -26,4 +27,11 @@ pub fn set_memory_region(
     // SAFETY: the address range is a whole mapping of `memory`, which is leaked above and so outlives the VM;
     // nothing but volatile accesses of vm-memory touches it in this process.
     unsafe { vm.set_user_memory_region(region) }
+}
+
+/// Asks for huge pages behind a region; the host may have none for it.
+pub fn prefer_huge_pages(region: &GuestRegionMmap) {
+    // SAFETY: the range is the region's own mapping, which lives as long as the borrow, and the advice changes
+    // nothing about its content.
+    unsafe { libc::madvise(region.as_ptr().cast(), region.len() as usize, libc::MADV_HUGEPAGE) };
 }

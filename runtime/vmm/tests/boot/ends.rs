@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use husk_vmm::control::{Reply, Request};
 
 use crate::Test;
+use crate::guest::END_INIT;
 use crate::machine::{Machine, wait_for};
 
 pub const TESTS: &[Test] = &[
@@ -43,7 +44,7 @@ fn reboot() {
 
 fn panic() {
     let machine = Machine::boot();
-    machine.last_command("echo c >/proc/sysrq-trigger");
+    machine.last_command(END_INIT);
     assert!(wait_for("the console", || Some(machine.words())).len() > 10);
     ends_with(machine, 3, "Kernel panic");
 }

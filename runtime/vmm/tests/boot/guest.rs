@@ -10,6 +10,8 @@ use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener, VsockStream};
 
 /// A line is a shell command, with the connection as its input and output.
 pub const SHELL_PORT: u32 = 1000;
+/// The shell command at which the first process ends, and the kernel with it.
+pub const END_INIT: &str = "end init";
 /// What comes goes back.
 pub const ECHO_PORT: u32 = 1001;
 /// A line is a port of the host: the rest goes there, and back what it answers.
@@ -62,6 +64,9 @@ fn line(stream: &VsockStream) -> io::Result<String> {
 
 fn run(mut stream: VsockStream) -> io::Result<()> {
     let command = line(&stream)?;
+    if command == END_INIT {
+        std::process::exit(1);
+    }
     let copy = || -> io::Result<Stdio> { Ok(stream.as_fd().try_clone_to_owned()?.into()) };
     let (input, output, errors) = (copy()?, copy()?, copy()?);
     let status = Command::new("/bin/busybox")

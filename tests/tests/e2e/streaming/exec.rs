@@ -73,7 +73,7 @@ pub async fn terminal(bed: Arc<Bed>) {
         step(format!("a terminal over {transport}"));
         let _ = std::fs::remove_file(&trigger);
         let local = format!(
-            "stty rows 40 cols 100; (while [ ! -e {} ]; do sleep 0.2; done; stty rows 45 cols 123) & exec \"$@\"",
+            "stty rows 40 cols 100; (while [ ! -e {} ]; do sleep 0.2; done; stty rows 45 cols 123 </dev/tty) & exec \"$@\"",
             trigger.display()
         );
         let inside = "until [ \"$(stty size)\" = '40 100' ]; do sleep 0.2; done; echo fir''st; tty; \
