@@ -28,7 +28,7 @@ fn machine(partition: Option<&str>) -> cri::ContainerConfig {
 }
 
 async fn pull(bed: &Bed) -> cri::Image {
-    bed.registry.push(&bed.paths.disks().join("layout"), "disk");
+    bed.registry.push(&bed.paths.disks().join("layout"), "disk", "husk/disk:latest");
     bed.client.pull(DISK).await.expect("PullImage");
     bed.client.image(DISK).await.expect("ImageStatus")
 }
