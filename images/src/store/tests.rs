@@ -141,6 +141,7 @@ fn an_id_may_be_cut_short_where_it_is_unique() {
         let id = format!("sha256:{}{end}", "a".repeat(63));
         let scratch = store.inner.files.scratch().unwrap();
         scratch.write("config", br#"{"rootfs":{"type":"layers","diff_ids":[]}}"#).unwrap();
+        scratch.write("manifest", b"{}").unwrap();
         scratch.write("meta", &[0; 4096]).unwrap();
         store.inner.publish_image(scratch, &id, Vec::new(), &[]).unwrap();
     }
