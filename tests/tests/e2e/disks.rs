@@ -133,7 +133,7 @@ pub async fn from_files(bed: Arc<Bed>) {
     sh(&format!("{made} {} 1M; head -c 1M /dev/zero >{}", overlay.display(), dir.join("zero").display()));
     let cases: [(PathBuf, &str); 3] = [
         (overlay, "has a backing file"),
-        (dir.join("absent"), "not found"),
+        (dir.join("absent"), "is not known"),
         (dir.join("zero"), "no file system"),
     ];
     for (path, says) in cases {
