@@ -37,8 +37,10 @@ class Archive:
         self._entry(name, stat.S_IFLNK | 0o777, target.encode())
 
     def write(self, path):
-        """Ends the archive and puts it at `path` in one step."""
+        """Ends the archive and puts it at `path` in one step, in whole pages: QEMU's microvm machine keeps its ACPI
+        tables in what an initrd leaves of the memory's last page, however little that is."""
         self._entry("TRAILER!!!", 0)
+        self._parts.append(b"\0" * (-sum(map(len, self._parts)) % 4096))
         part = f"{path}.{os.getpid()}.part"
         with open(part, "wb") as out:
             out.writelines(self._parts)
