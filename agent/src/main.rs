@@ -34,7 +34,9 @@ fn main() -> ExitCode {
             println!("husk-agent {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
-        [command @ (helper::CREATE | helper::EXEC), task] => ExitCode::from(helper::run(command, task)),
+        [command @ (helper::CREATE | helper::EXEC | helper::HOLD), task] => {
+            ExitCode::from(helper::run(command, task))
+        }
         _ => {
             eprintln!(
                 "husk-agent is PID 1 of a husk guest and does nothing elsewhere; guest-kernel/initramfs puts it \

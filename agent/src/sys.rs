@@ -214,6 +214,22 @@ pub fn close_others_on_exec() -> io::Result<()> {
         .map(drop)
 }
 
+/// Closes all but the standard streams, and does nothing for ever.
+pub fn close_and_wait() -> ! {
+    // SAFETY: whoever owns a descriptor never runs again.
+    let _ = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_int::MAX, 0) };
+    loop {
+        nix::unistd::pause();
+    }
+}
+
+/// Has the kernel reap this process's children.
+pub fn ignore_children() -> io::Result<()> {
+    // SAFETY: no handler is installed.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
+    Ok(())
+}
+
 /// Forks. Only for the single-threaded helper processes.
 pub fn fork() -> io::Result<ForkResult> {
     // SAFETY: the helpers never start a thread, so the child may do whatever the parent may.

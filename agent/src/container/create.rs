@@ -52,6 +52,7 @@ impl Container {
             devices: spec.linux().as_ref().and_then(|l| l.resources().as_ref()?.devices().clone()),
             execs: Mutex::default(),
             root,
+            pids: request.pid_namespace.into(),
             usage: Usage::default(),
             stage: tokio::sync::Mutex::new(Stage::Created),
         }))

@@ -4,6 +4,7 @@ mod create;
 mod delete;
 mod exec;
 mod images;
+mod pid_namespace;
 mod root;
 mod spec;
 mod start;
@@ -18,6 +19,7 @@ use husk_proto::agent::{self, ProcessId, ProcessState, ResolvedUser, StatsRespon
 use oci_spec::runtime::{LinuxDeviceCgroup, Process as OciProcess};
 
 pub use self::images::Images;
+use self::pid_namespace::{PidNamespace, PodPids};
 use self::root::Root;
 use self::usage::Usage;
 use crate::cgroup::Cgroup;
@@ -42,6 +44,7 @@ pub struct Container {
     /// The spec's rules; `None` for no restriction.
     devices: Option<Vec<LinuxDeviceCgroup>>,
     root: Root,
+    pids: PidNamespace,
     usage: Usage,
     /// Held by what changes the container's state.
     stage: tokio::sync::Mutex<Stage>,
@@ -137,6 +140,8 @@ pub struct Tools {
     pub images: Images,
     /// Sees how processes end.
     pub reaper: Arc<Reaper>,
+    /// What containers that share their processes are in.
+    pub pids: PodPids,
 }
 
 /// A terminal's size as the kernel takes it; `None` where the request leaves it open.

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use husk_proto::agent::ExitStatus;
+use oci_spec::runtime::Spec;
 
-use super::{Container, Stage, Tools};
+use super::{Container, PidNamespace, Stage, Tools, pid_namespace};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::helper::{self, Task, launch};
@@ -17,14 +18,18 @@ const NOT_EXECUTABLE: i32 = 126;
 const NOT_STARTED: i32 = 128;
 
 impl Container {
-    /// Runs the container's own process; answers its pid.
-    pub async fn start(self: &Arc<Self>, tools: &Tools) -> Result<u32> {
+    /// Runs the container's own process; answers its pid. `find` knows the pod's containers by their ids.
+    pub async fn start(
+        self: &Arc<Self>,
+        tools: &Tools,
+        find: impl Fn(&str) -> Result<Arc<Container>>,
+    ) -> Result<u32> {
         let mut stage = self.stage.lock().await;
         if *stage != Stage::Created {
             return Err(Error::State(format!("container {} has been started already", self.id)));
         }
         *stage = Stage::Started;
-        let started = self.run(tools).await;
+        let started = self.run(tools, find).await;
         if let Err(error) = &started {
             let code = match error {
                 Error::NotFound(_) => NOT_FOUND,
@@ -40,7 +45,23 @@ impl Container {
         started
     }
 
-    async fn run(self: &Arc<Self>, tools: &Tools) -> Result<u32> {
+    async fn run(
+        self: &Arc<Self>,
+        tools: &Tools,
+        find: impl Fn(&str) -> Result<Arc<Container>>,
+    ) -> Result<u32> {
+        let pids = match &self.pids {
+            PidNamespace::Own => None,
+            PidNamespace::Pod => Some(tools.pids.namespace(&tools.reaper).await?),
+            PidNamespace::Of(id) => Some(
+                find(id)
+                    .and_then(|target| target.running_pids())
+                    .map_err(|e| Error::Invalid(e.to_string()))?,
+            ),
+        };
+        if let Some(pids) = &pids {
+            self.change_spec(|spec| pid_namespace::join(spec, pids))?;
+        }
         self.cgroup.create(self.devices.as_deref())?;
         let task = Task {
             id: self.id.clone(),
@@ -56,6 +77,14 @@ impl Container {
         tools.reaper.watch(pid, Box::new(move |code| container.ended(code)));
         drop(starting);
         u32::try_from(pid).map_err(|_| Error::Internal(format!("{pid} is not a pid")))
+    }
+
+    fn change_spec(&self, change: impl FnOnce(&mut Spec)) -> Result<()> {
+        let path = paths::bundle(&self.id).join("config.json");
+        let failed = |e| Error::Internal(format!("changing {}: {e}", path.display()));
+        let mut spec = Spec::load(&path).map_err(failed)?;
+        change(&mut spec);
+        spec.save(&path).map_err(failed)
     }
 
     fn launch_options(&self) -> launch::Options<'_> {

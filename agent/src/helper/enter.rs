@@ -22,7 +22,7 @@ use nix::unistd::{ForkResult, Gid, Uid, chdir, setgroups, setresgid, setresuid, 
 use oci_spec::runtime::{LinuxSeccomp, PosixRlimitType, Process, Spec};
 
 use super::report::Reporter;
-use super::{ExecTask, Task, execve};
+use super::{ExecTask, Task, execve, tried};
 use crate::sys;
 
 /// Runs in the helper process.
@@ -55,10 +55,6 @@ pub fn run(task: &Task, reporter: &Arc<Reporter>) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-fn tried<T, E: std::fmt::Display>(what: &str, result: Result<T, E>) -> Result<T, String> {
-    result.map_err(|e| format!("{what}: {e}"))
 }
 
 fn enter_namespaces(exec: &ExecTask) -> Result<(), String> {

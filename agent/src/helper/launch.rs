@@ -14,6 +14,7 @@ use nix::unistd::{Gid, Uid, fchown, pipe2};
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::UnixListener;
 use tokio::net::unix::pipe;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::Task;
@@ -60,7 +61,20 @@ pub async fn run(command: &str, mut task: Task, process: &Process, options: Opti
 
     let mut lines = Vec::new();
     let outcome = timeout(PATIENCE, follow(pipe, &mut lines, listener.as_ref(), process, &options)).await;
-    let report = Report::parse(&lines);
+    settled(outcome, &lines)
+}
+
+/// Runs the helper `command`, which has no task and whose process has no streams; answers that process's pid.
+pub async fn quiet(command: &str) -> Result<i32> {
+    let mut pipe = spawn(command, Path::new(""), ProcessEnds::null())?.take(MAX_REPORT as u64);
+    let mut lines = Vec::new();
+    let read = timeout(PATIENCE, pipe.read_to_end(&mut lines)).await;
+    settled(read.map(|read| read.context(|| "reading a helper's report").map(drop)), &lines)
+}
+
+/// What came of a helper.
+fn settled(outcome: std::result::Result<Result<()>, Elapsed>, lines: &[u8]) -> Result<i32> {
+    let report = Report::parse(lines);
     let failure = match outcome {
         Ok(Ok(())) => report.failure,
         Ok(Err(error)) => report.failure.or(Some(error)),

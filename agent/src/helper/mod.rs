@@ -5,6 +5,7 @@
 mod create;
 mod enter;
 mod execve;
+mod hold;
 pub mod launch;
 mod report;
 
@@ -18,6 +19,9 @@ pub const CREATE: &str = "container-create";
 
 /// First argument of the helper that starts one more process in a container.
 pub const EXEC: &str = "container-exec";
+
+/// First argument of the helper that holds a PID namespace.
+pub const HOLD: &str = "pids-hold";
 
 /// What a helper is to do, as JSON in the file that its second argument names.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
@@ -45,7 +49,7 @@ pub struct ExecTask {
     pub process: oci_spec::runtime::Process,
 }
 
-/// Runs a helper: `task` is the path of its [`Task`]. The result is told over the report pipe; the exit code
+/// Runs a helper: `task` is the path of its [`Task`]; [`HOLD`] needs none. The result is told over the report pipe; the exit code
 /// says nothing.
 pub fn run(command: &str, task: &str) -> u8 {
     let fd: OwnedFd = match crate::sys::take_report_fd() {
@@ -61,15 +65,22 @@ pub fn run(command: &str, task: &str) -> u8 {
     let panics = Arc::clone(&reporter);
     // Standard error may be the container's already.
     std::panic::set_hook(Box::new(move |info| panics.error(&format!("the helper panicked: {info}"))));
-    match load(task).and_then(|task| {
-        if command == CREATE { create::run(&task, &reporter) } else { enter::run(&task, &reporter) }
-    }) {
+    let result = match command {
+        HOLD => hold::run(&reporter),
+        CREATE => load(task).and_then(|task| create::run(&task, &reporter)),
+        _ => load(task).and_then(|task| enter::run(&task, &reporter)),
+    };
+    match result {
         Ok(()) => 0,
         Err(error) => {
             reporter.error(&error);
             1
         }
     }
+}
+
+fn tried<T, E: std::fmt::Display>(what: &str, result: Result<T, E>) -> Result<T, String> {
+    result.map_err(|e| format!("{what}: {e}"))
 }
 
 fn load(path: &str) -> Result<Task, String> {

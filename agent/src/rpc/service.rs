@@ -77,7 +77,7 @@ impl agent_server::Agent for Service {
     ) -> Answer<StartContainerResponse> {
         let agent = Arc::clone(&self.0);
         let container = agent.container(&request.into_inner().id)?;
-        let pid = whole(async move { container.start(&agent.tools).await }).await?;
+        let pid = whole(async move { container.start(&agent.tools, |id| agent.container(id)).await }).await?;
         Ok(Response::new(StartContainerResponse { pid }))
     }
 

@@ -210,6 +210,7 @@ impl Pod {
             rootfs: Some(RootFs { image_serial: vm::IMAGE.into(), read_only: false, disk: None }),
             user: None,
             stdin: false,
+            pid_namespace: None,
         }
     }
 }

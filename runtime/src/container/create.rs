@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use husk_proto::agent::create_container_request;
 use husk_proto::{agent, cri};
 use husk_vmm::config::slot_serial;
 
@@ -9,6 +10,7 @@ use super::{disk, log_path, spec};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::node::{Container, Live, Node, new_id, now_nanos};
+use crate::sandbox::namespaces;
 use crate::store::{ContainerRecord, Phase};
 use crate::vm::DiskPiece;
 use crate::volume::{self, Volume};
@@ -37,6 +39,7 @@ impl Node {
             rootfs: None,
             user: Some(spec::user(&config, &image.config)),
             stdin: config.stdin,
+            pid_namespace: self.pid_namespace(&pod.id, &config)?,
         };
         let mut rootfs = agent::RootFs { read_only: spec::read_only_root(&config), ..Default::default() };
         if image.is_disk {
@@ -74,6 +77,35 @@ impl Node {
                 Err(error)
             }
         }
+    }
+
+    /// Whose PID namespace the container asks to be in. Without any namespace options it has its own, as kubelet's
+    /// containers have.
+    fn pid_namespace(
+        &self,
+        sandbox_id: &str,
+        config: &cri::ContainerConfig,
+    ) -> Result<Option<create_container_request::PidNamespace>> {
+        use create_container_request::PidNamespace;
+        let security = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        let Some(options) = security.and_then(|security| security.namespace_options.as_ref()) else {
+            return Ok(None);
+        };
+        namespaces::check(options)?;
+        Ok(match options.pid() {
+            cri::NamespaceMode::Pod => Some(PidNamespace::SharedPid(true)),
+            cri::NamespaceMode::Container | cri::NamespaceMode::Node => None,
+            cri::NamespaceMode::Target => {
+                let target = self.container(&options.target_id)?;
+                if target.record().sandbox_id != sandbox_id {
+                    return Err(Error::Invalid(format!(
+                        "the container {:?}, whose processes are to be seen (target_id), is of another pod",
+                        options.target_id
+                    )));
+                }
+                Some(PidNamespace::PidOfContainer(target.id.clone()))
+            }
+        })
     }
 
     async fn create_in_guest(

@@ -1,5 +1,6 @@
 //! The life of a pod: one file an operation.
 
+pub mod namespaces;
 mod port;
 mod recover;
 mod remove;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use husk_proto::{agent, cri};
 use husk_vmm::config::slot_serial;
 
-use super::{resolv, scratch, tear_down};
+use super::{namespaces, resolv, scratch, tear_down};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::network::{Dns, PodNetworkRequest, PortMapping, Protocol};
@@ -208,15 +208,7 @@ fn validate(config: &cri::PodSandboxConfig, handler: &str) -> Result<()> {
     }
     let security = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     if let Some(options) = security.and_then(|security| security.namespace_options.as_ref()) {
-        let node = cri::NamespaceMode::Node;
-        for (name, mode) in [("network", options.network()), ("PID", options.pid()), ("IPC", options.ipc())] {
-            if mode == node {
-                return Err(Error::Invalid(format!(
-                    "the pod asks for the host's {name} namespace, but it has a kernel of its own; run it with a \
-                     RuntimeClass whose handler shares the host's kernel"
-                )));
-            }
-        }
+        namespaces::check(options)?;
     }
     Ok(())
 }

@@ -303,6 +303,63 @@ pub async fn isolation(bed: Arc<Bed>) {
     neighbour.remove().await;
 }
 
+/// Containers that share their processes, and one that looks into another's.
+pub async fn shared_processes(bed: Arc<Bed>) {
+    let pod = bed.pod(pod("processes")).await;
+    let with_pids = |line: &str, mode: cri::NamespaceMode, target_id: &str| {
+        let mut config = container("shared", line);
+        security(&mut config).namespace_options = Some(cri::NamespaceOption {
+            pid: mode.into(),
+            target_id: target_id.into(),
+            ..Default::default()
+        });
+        config
+    };
+    step("two that share");
+    let first = pod.start(with_pids("sleep 1111 & (sleep 0.1 &) ; wait", cri::NamespaceMode::Pod, "")).await;
+    let second = pod.start(with_pids("exec sleep 2222", cri::NamespaceMode::Pod, "")).await;
+    let alone = pod.start(with_pids("exec sleep 3333", cri::NamespaceMode::Container, "")).await;
+    for container in [&first, &second] {
+        let seen = container.exec("sleep 1; ps -o pid,stat,args").await;
+        assert!(seen.contains("sleep 1111") && seen.contains("sleep 2222"), "{seen}");
+        assert!(!seen.contains("sleep 3333") && !seen.contains("husk-agent serve"), "{seen}");
+        assert!(!seen.contains(" Z "), "an orphan was not reaped:\n{seen}");
+    }
+    let holder = "kill -9 1; ls -A /proc/1/root/ 2>&1; cat /proc/1/mountinfo 2>&1; grep CapEff /proc/1/status; echo end";
+    let told = first.exec(holder).await;
+    assert!(told.contains("end") && !told.contains("husk"), "PID 1 shows the guest's own files:\n{told}");
+    assert!(told.contains("CapEff:\t0000000000000000"), "{told}");
+
+    step("one ends and the other goes on");
+    first.stop(0).await;
+    assert_eq!(second.status().await.state(), cri::ContainerState::ContainerRunning);
+    let seen = second.exec("ps -o args").await;
+    assert!(!seen.contains("sleep 1111"), "what the container left still runs:\n{seen}");
+    let third = pod.start(with_pids("exec sleep 4444", cri::NamespaceMode::Pod, "")).await;
+    assert!(third.exec("ps -o args").await.contains("sleep 2222"));
+
+    step("one that looks into another");
+    let looker = pod.start(with_pids("exec sleep 5555", cri::NamespaceMode::Target, &alone.id)).await;
+    let seen = looker.exec("cat /proc/1/cmdline | tr '\\0' ' '; ps -o args").await;
+    assert!(seen.starts_with("sleep 3333 ") && seen.contains("sleep 5555"), "{seen}");
+    alone.stop(0).await;
+    looker.wait().await;
+    let late = pod.create(with_pids("true", cri::NamespaceMode::Target, &alone.id)).await;
+    let error = late.start().await.expect_err("its target has ended");
+    assert!(error.message().contains("not running"), "{error}");
+
+    step("what cannot be");
+    let other = bed.pod(husk_tests::pod("other")).await;
+    for (config, code, says) in [
+        (with_pids("true", cri::NamespaceMode::Target, "nobody"), Code::NotFound, "nobody"),
+        (with_pids("true", cri::NamespaceMode::Node, ""), Code::InvalidArgument, "PID"),
+    ] {
+        expect_code(pod.try_create(config).await, &[code], &[says]);
+    }
+    let foreign = with_pids("true", cri::NamespaceMode::Target, &second.id);
+    expect_code(other.try_create(foreign).await, &[Code::InvalidArgument], &["another pod"]);
+}
+
 /// The filters that a request can ask for, as the guest's kernel applies them.
 pub async fn seccomp(bed: Arc<Bed>) {
     let pod = bed.pod(pod("seccomp")).await;
