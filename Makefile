@@ -10,7 +10,7 @@ VM_TESTS := --test boot --test guest --test mount --test e2e
 IN_TESTBED := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/tests/testbed/run
 
 .DEFAULT_GOAL := build
-.PHONY: help deps tools build lint unit kernel initramfs images testbed e2e bench bench-images fuzz demo test
+.PHONY: help deps tools build lint unit kernel initramfs images testbed e2e conformance bench bench-images fuzz demo test
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -50,6 +50,11 @@ testbed: ## check the test bed itself
 e2e: kernel initramfs images tools ## the tests that need virtual machines, in the test bed
 	$(IN_TESTBED) $(CARGO) test $(ALL) --bin husk -- --ignored
 	$(IN_TESTBED) $(CARGO) test $(ALL) $(VM_TESTS)
+
+conformance: kernel initramfs images tools ## critest, the CRI's conformance suite, in the test bed
+	tests/images/conformance
+	@tests/tools/critest
+	tests/testbed/run $(CURDIR)/$(RELEASE)/husk-conformance $(FOCUS)
 
 bench: kernel initramfs images tools ## husk's operations beside a bare VM, in the test bed
 	tests/testbed/run $(CURDIR)/$(RELEASE)/husk-bench

@@ -51,11 +51,14 @@ http {
 NET_RAW = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
 
-def base(root):
-    """Busybox and what every system has: a layer below others."""
+def base(root, dynamic=False):
+    """Busybox and what every system has: a layer below others. `dynamic`: it needs libraries."""
     layer = Layer()
     listed = subprocess.run([f"{root}/bin/busybox", "--list"], check=True, capture_output=True, text=True)
-    layer.copy("bin/busybox", f"{root}/bin/busybox")
+    if dynamic:
+        layer.program(root, "/bin/busybox")
+    else:
+        layer.copy("bin/busybox", f"{root}/bin/busybox")
     for applet in sorted(set(listed.stdout.split()) - {"busybox"}):
         layer.hard_link(f"bin/{applet}", "bin/busybox")
     for path in ("dev", "proc", "sys", "run", "usr/bin", "var/www"):

@@ -13,6 +13,9 @@ use crate::{Client, Cni, Paths, wait_for};
 /// How long the daemon may take to answer after its start.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
+/// The registries whose images the tests' own has: the default one, and those of critest.
+const MIRRORED: [&str; 4] = ["docker.io", "registry.k8s.io", "k8s.gcr.io", "gcr.io"];
+
 /// A daemon that can be killed and started again.
 #[derive(Debug)]
 pub struct Daemon {
@@ -29,7 +32,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Writes a configuration below `dir`; nothing runs yet. `mirror`: the URL that stands for docker.io.
+    /// Writes a configuration below `dir`; nothing runs yet. `mirror`: the URL that stands for every registry.
     pub fn prepare(dir: &Path, paths: &Paths, cni: &Cni, mirror: &str) -> Daemon {
         // Short names: sockets below `run` are limited to 107 bytes (unix(7)).
         let daemon = Daemon {
@@ -41,10 +44,11 @@ impl Daemon {
             program: paths.program("husk"),
             child: Mutex::new(None),
         };
+        let mirrors: String = MIRRORED.iter().map(|host| format!("{host:?} = [{mirror:?}]\n")).collect();
         let text = format!(
             "socket = {:?}\nroot = {:?}\nrun = {:?}\n\n[vm]\nvmm = {:?}\nkernel = {:?}\ninitramfs = {:?}\n\n\
              [network]\nconf_dir = {:?}\nbin_dirs = [\"/usr/lib/cni\", {:?}]\n\n\
-             [volumes]\nvirtiofsd = {:?}\n\n[registry.mirrors]\n\"docker.io\" = [{mirror:?}]\n\"unreachable.test\" = [\"http://127.0.0.1:1\"]\n",
+             [volumes]\nvirtiofsd = {:?}\n\n[registry.mirrors]\n\"unreachable.test\" = [\"http://127.0.0.1:1\"]\n{mirrors}",
             daemon.socket,
             daemon.root,
             daemon.run,

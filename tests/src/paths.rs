@@ -65,6 +65,11 @@ impl Paths {
         self.checkout.join("target/test-images")
     }
 
+    /// The OCI layout of critest's images.
+    pub fn conformance_images(&self) -> PathBuf {
+        self.checkout.join("target/conformance-images")
+    }
+
     /// The disks.
     pub fn disks(&self) -> PathBuf {
         self.checkout.join("target/test-disks")
