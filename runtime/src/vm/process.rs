@@ -145,9 +145,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_process_is_found_by_its_configuration() {
-        let script = "sleep 60; :";
+        // It waits without a child, which would have the same command line for a moment.
         let start = |config: &str| {
-            std::process::Command::new("sh").args(["-c", script, "vmm", "--config", config]).spawn().unwrap()
+            let mut shell = std::process::Command::new("sh");
+            shell.args(["-c", "read line", "vmm", "--config", config]).stdin(std::process::Stdio::piped());
+            shell.spawn().unwrap()
         };
         let (mut other, mut child) = (start("/run/husk/a/vmm.json"), start("/run/husk/b/vmm.json"));
         // Linux lets the parent go on a moment before the new program's arguments can be read.
