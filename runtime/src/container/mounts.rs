@@ -36,7 +36,9 @@ pub fn all(id: &str, privileged: bool, volumes: &[Volume]) -> Vec<Value> {
     mounts.retain(|mount| !is_volume(mount));
     mounts.extend(volumes.iter().enumerate().map(|(number, volume)| {
         let propagation = if volume.follows_host { "rslave" } else { "rprivate" };
-        let access = if volume.read_only { "ro" } else { "rw" };
+        // The host refuses writes to what is read-only. The guest's own flag would hold for what is mounted below
+        // as well, whether that was asked for or not.
+        let access = if volume.read_only && volume.recursively { "ro" } else { "rw" };
         json!({"destination": volume.container, "type": "bind", "source": volume::source(id, number),
                "options": ["rbind", propagation, access]})
     }));
@@ -64,6 +66,10 @@ mod tests {
         let hosts: Vec<_> = mounts.iter().filter(|mount| mount["destination"] == "/etc/hosts").collect();
         assert_eq!(hosts.len(), 1);
         assert_eq!(hosts[0]["source"], "husk:volume/c/1");
-        assert_eq!(hosts[0]["options"], json!(["rbind", "rprivate", "ro"]));
+        assert_eq!(hosts[0]["options"], json!(["rbind", "rprivate", "rw"]));
+        let deep = Volume { recursively: true, ..volume("/d") };
+        let mounts = all("c", false, &[deep]);
+        let deep = mounts.iter().find(|mount| mount["destination"] == "/d").unwrap();
+        assert_eq!(deep["options"], json!(["rbind", "rprivate", "ro"]));
     }
 }

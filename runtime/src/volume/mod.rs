@@ -1,8 +1,8 @@
 //! The pod's volumes: what kubelet has on the host, shown to the guest.
 //!
 //! A pod has one directory, shared by one `virtiofsd`. Each volume of a container is a mount of its own below
-//! it, `CONTAINER/NUMBER`, with the propagation and the read-only flag that was asked for, so that both hold on
-//! the host's side, whatever the guest does.
+//! it, `CONTAINER/NUMBER`, in the server's mount namespace, with the propagation and the read-only flag that was
+//! asked for, so that both hold on the host's side, whatever the guest does.
 
 mod mounts;
 mod request;
@@ -52,17 +52,15 @@ impl Volumes {
         if volumes.is_empty() {
             return Ok(());
         }
-        mounts::prepare(&self.dir)?;
         if !self.served {
+            std::fs::create_dir_all(&self.dir).map_err(|e| Error::io("make", &self.dir, e))?;
             let connection = server::start(&config.virtiofsd, &self.dir)?;
+            // Answered once the server is in its namespaces.
             vm.attach_fs(connection).await?;
             self.served = true;
         }
-        let dir = self.dir.join(container);
-        std::fs::create_dir_all(&dir).map_err(|e| Error::io("make", &dir, e))?;
-        let mut numbered = volumes.iter().enumerate();
-        let mounted =
-            numbered.try_for_each(|(number, volume)| mounts::add(&dir.join(number.to_string()), volume));
+        let mounted = server::mount_namespace(&self.dir)
+            .and_then(|namespace| mounts::add(&self.dir, container, volumes, namespace));
         if mounted.is_err() {
             self.remove(container)?;
         }
@@ -80,12 +78,11 @@ impl Volumes {
     /// # Errors
     /// What the system says.
     pub fn remove(&self, container: &str) -> Result<()> {
-        mounts::remove_below(&self.dir.join(container))
+        mounts::remove(&self.dir.join(container))
     }
 }
 
-/// Ends what serves the pod whose files are in `pod_dir`, and unmounts all of its volumes. To be done before
-/// the directory is removed: what is mounted there is not the pod's to delete.
+/// Ends what serves the pod whose files are in `pod_dir`, and removes the places of its volumes.
 ///
 /// # Errors
 /// What the system says; the directory must stay then.
@@ -95,7 +92,7 @@ pub fn tear_down(pod_dir: &Path) -> Result<()> {
         return Ok(());
     }
     server::stop(&dir);
-    mounts::remove_below(&dir)
+    mounts::remove(&dir)
 }
 
 fn dir(pod_dir: &Path) -> PathBuf {

@@ -1,77 +1,122 @@
-//! Mounts below a pod's shared directory.
+//! What is seen below a pod's shared directory.
+//!
+//! Volumes are mounted in the mount namespace of the pod's server alone, on empty places that the daemon makes
+//! on the host. So the host's table holds none of them; whoever removes a volume's directory on the host is not
+//! held up by it; and removing a place takes the mount off it, since the host has nothing mounted there (rmdir(2)
+//! and unlink(2) detach what other namespaces have on a name).
 
 use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use rustix::fs::CWD;
+use nix::sched::{CloneFlags, setns, unshare};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, mkdirat, open, openat};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::request::Volume;
 use super::sys::{self, Propagation};
 use crate::error::{Error, Result};
 
-/// Levels between the shared directory and its mount points.
+/// Levels between the shared directory and the places of its volumes.
 const DEPTH: usize = 2;
 
-/// Makes the shared directory a mount that hands on to its copies in other namespaces (the server's) what is
-/// mounted below it, and that gets nothing from elsewhere. May be done already.
-pub fn prepare(dir: &Path) -> Result<()> {
-    if is_mount_point(dir)? {
-        return Ok(());
-    }
-    fs::create_dir_all(dir).map_err(|e| Error::io("make", dir, e))?;
-    let nothing = None::<&str>;
-    mount(Some(dir), dir, nothing, MsFlags::MS_BIND, nothing)
-        .and_then(|()| mount(nothing, dir, nothing, MsFlags::MS_PRIVATE, nothing))
-        .and_then(|()| mount(nothing, dir, nothing, MsFlags::MS_SHARED, nothing))
-        .map_err(|e| Error::io("share the volumes below", dir, e.into()))
+/// A copy of a volume's mount that is nowhere yet, and where it belongs.
+struct Detached {
+    tree: OwnedFd,
+    is_dir: bool,
+    /// Below the shared directory.
+    place: PathBuf,
 }
 
-/// Shows a volume at `target`.
+/// Shows the volumes below `dir` at `container/0`, `container/1`..., in the server's mount `namespace`, whose
+/// root is `dir`.
+///
+/// # Errors
+/// Places may be left then, with mounts on them: [`remove`] takes both away.
+pub fn add(dir: &Path, container: &str, volumes: &[Volume], namespace: File) -> Result<()> {
+    let numbered = volumes.iter().enumerate();
+    let trees =
+        numbered.map(|(number, volume)| detached(volume, Path::new(container).join(number.to_string())));
+    let trees = trees.collect::<Result<Vec<_>>>()?;
+    // The host's own way to the directory, which stays writable.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let share = open(dir, flags, Mode::empty()).map_err(|e| Error::io("open", dir, e.into()))?;
+    let container = container.to_owned();
+    in_namespace(namespace, move || {
+        seal()?;
+        mkdirat(&share, &container, Mode::RWXU)
+            .map_err(|e| Error::io("make", container.as_ref(), e.into()))?;
+        trees.iter().try_for_each(|detached| place(detached, &share))
+    })
+}
+
+/// Makes the server's root read-only: a guest makes, renames and removes no names beside its volumes. To be done
+/// before the first place is made, so that none that a guest made can lead the daemon elsewhere.
+fn seal() -> Result<()> {
+    let root = Path::new("/");
+    let failed = |e: io::Error| Error::io("make read-only the share's", root, e);
+    let tree = open_tree(CWD, root, OpenTreeFlags::OPEN_TREE_CLOEXEC).map_err(|e| failed(e.into()))?;
+    sys::set_read_only(&tree, false).map_err(failed)
+}
+
+/// Copies the mounts at and below a volume's path.
 ///
 /// The copy gets its propagation and flags before it is anywhere to be seen: not for a moment is a read-only
 /// volume writable, or what is mounted on the host later seen where it should not be.
-pub fn add(target: &Path, volume: &Volume) -> Result<()> {
-    let failed = |what: &str, e: std::io::Error| Error::io(what, &volume.host, e);
-    let metadata = fs::metadata(&volume.host).map_err(|e| failed("look at the volume", e))?;
-    let place = if metadata.is_dir() { fs::create_dir(target) } else { File::create(target).map(drop) };
-    place.map_err(|e| Error::io("make", target, e))?;
+fn detached(volume: &Volume, place: PathBuf) -> Result<Detached> {
+    let failed = |what: &str, e: io::Error| Error::io(what, &volume.host, e);
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     let tree = open_tree(CWD, &volume.host, flags).map_err(|e| failed("copy the mount of", e.into()))?;
+    let status = fstat(&tree).map_err(|e| failed("look at the volume", e.into()))?;
     let propagation = if volume.follows_host { Propagation::Slave } else { Propagation::Private };
     sys::set_propagation(&tree, propagation).map_err(|e| failed("separate the mount of", e))?;
     if volume.read_only {
         sys::set_read_only(&tree, volume.recursively)
             .map_err(|e| failed("make read-only the mount of", e))?;
     }
-    move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .map_err(|e| Error::io("mount a volume on", target, e.into()))
+    let is_dir = FileType::from_raw_mode(status.st_mode) == FileType::Directory;
+    Ok(Detached { tree, is_dir, place })
 }
 
-/// Unmounts everything at and below `dir`, and removes it with the mount points. It need not be there.
-pub fn remove_below(dir: &Path) -> Result<()> {
-    // The list is read again: a mount may lie on another.
-    loop {
-        let mounts = mount_points(dir)?;
-        if mounts.is_empty() {
-            break;
-        }
-        for place in mounts.iter().rev() {
-            match umount2(place, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-                // Gone with the one that it lay on.
-                Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
-                Err(e) => return Err(Error::io("unmount", place, e.into())),
-            }
-        }
-    }
+/// Makes the place on the host, and mounts on it in the calling thread's namespace.
+fn place(detached: &Detached, share: &OwnedFd) -> Result<()> {
+    let Detached { tree, is_dir, place } = detached;
+    let made = if *is_dir {
+        mkdirat(share, place, Mode::RWXU)
+    } else {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        openat(share, place, flags, Mode::RUSR | Mode::WUSR).map(drop)
+    };
+    made.map_err(|e| Error::io("make", place, e.into()))?;
+    let target = Path::new("/").join(place);
+    move_mount(tree, "", CWD, &target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(|e| Error::io("mount a volume on", place, e.into()))
+}
+
+/// Does the work on a thread that is in a mount namespace. The thread ends there.
+fn in_namespace(namespace: File, work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    let server = Path::new("virtiofsd");
+    let entered = move || {
+        // A thread that shares its root with others may not change its mount namespace.
+        unshare(CloneFlags::CLONE_FS)
+            .and_then(|()| setns(&namespace, CloneFlags::CLONE_NEWNS))
+            .map_err(|e| Error::io("enter the mount namespace of", server, e.into()))?;
+        work()
+    };
+    let thread = std::thread::Builder::new().name("volumes".into()).spawn(entered);
+    let thread = thread.map_err(|e| Error::io("start a thread for", server, e))?;
+    thread.join().map_err(|_| Error::Internal("the thread that mounts volumes panicked".into()))?
+}
+
+/// Removes what [`add`] made at and below `dir`, and so what is mounted there. It need not be there.
+pub fn remove(dir: &Path) -> Result<()> {
     remove_empty(dir, DEPTH)
 }
 
-/// Removes a mount point or directory of them. Never what is in a volume: should one still be mounted, the
-/// system refuses.
+/// Removes a place or directory of them. Never what is in a volume: on the host all of them are empty, and one
+/// that is not makes the system refuse.
 fn remove_empty(place: &Path, depth: usize) -> Result<()> {
     let Ok(metadata) = place.symlink_metadata() else { return Ok(()) };
     if metadata.is_dir() && depth > 0 {
@@ -84,45 +129,21 @@ fn remove_empty(place: &Path, depth: usize) -> Result<()> {
     removed.map_err(|e| Error::io("remove", place, e))
 }
 
-fn is_mount_point(dir: &Path) -> Result<bool> {
-    Ok(mount_points(dir)?.iter().any(|place| place == dir))
-}
-
-/// The mount points at and below `dir`, in the order in which they were made.
-fn mount_points(dir: &Path) -> Result<Vec<PathBuf>> {
-    let table = Path::new("/proc/self/mountinfo");
-    let text = fs::read_to_string(table).map_err(|e| Error::io("read", table, e))?;
-    Ok(text.lines().filter_map(mount_point).filter(|place| place.starts_with(dir)).collect())
-}
-
-/// The fifth field of a line of mountinfo (proc(5)), its escapes undone.
-fn mount_point(line: &str) -> Option<PathBuf> {
-    let field = line.split(' ').nth(4)?;
-    let mut parts = field.split('\\');
-    let mut path = parts.next()?.to_owned();
-    for part in parts {
-        let (code, rest) = part.split_at_checked(3)?;
-        path.push(char::from(u8::from_str_radix(code, 8).ok()?));
-        path.push_str(rest);
-    }
-    Some(path.into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn mount_points_are_read_with_their_escapes() {
-        let line = r"36 35 98:0 /mnt1 /run/a\040b\134c rw,noatime shared:1 - ext3 /dev/root rw";
-        assert_eq!(mount_point(line), Some(PathBuf::from(r"/run/a b\c")));
-        assert_eq!(mount_point("36 35"), None);
-        assert_eq!(mount_point(r"1 2 3 4 /x\9 rw"), None);
-    }
-
-    #[test]
-    fn nothing_is_mounted_below_what_is_not_there() {
-        assert!(mount_points(Path::new("/nonexistent/husk")).unwrap().is_empty());
-        remove_below(Path::new("/nonexistent/husk")).unwrap();
+    fn places_are_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let share = dir.path().join("volumes");
+        fs::create_dir_all(share.join("container/0")).unwrap();
+        fs::write(share.join("container/1"), "").unwrap();
+        remove(&share).unwrap();
+        assert!(!share.exists());
+        remove(&share).unwrap();
+        fs::create_dir_all(share.join("container/0/content")).unwrap();
+        assert!(remove(&share).unwrap_err().to_string().contains("container/0"));
+        assert!(share.join("container/0/content").exists());
     }
 }

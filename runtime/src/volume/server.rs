@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -53,6 +54,27 @@ pub fn start(program: &Path, dir: &Path) -> Result<OwnedFd> {
 /// Is there a server of `dir`?
 pub fn is_there(dir: &Path) -> bool {
     process::with_argument(SHARED_DIR, dir).is_some()
+}
+
+/// The mount namespace of the server of `dir`.
+///
+/// # Errors
+/// There is no server, or it is not confined: then nothing may be mounted for it.
+pub fn mount_namespace(dir: &Path) -> Result<File> {
+    let pid = process::with_argument(SHARED_DIR, dir).ok_or_else(|| {
+        Error::Unavailable(format!("virtiofsd is gone: what it said last is in {}", log(dir).display()))
+    })?;
+    let namespace = |process: &str| -> Result<(File, u64)> {
+        let path = Path::new("/proc").join(process).join("ns/mnt");
+        let file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
+        let number = file.metadata().map_err(|e| Error::io("look at", &path, e))?.ino();
+        Ok((file, number))
+    };
+    let ((file, its), (_, ours)) = (namespace(&pid.to_string())?, namespace("self")?);
+    if its == ours {
+        return Err(Error::Internal(format!("virtiofsd (process {pid}) has no mount namespace of its own")));
+    }
+    Ok(file)
 }
 
 /// Ends the server of `dir` if there is one: one that was not connected to the VMM would wait for ever.

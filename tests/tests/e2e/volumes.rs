@@ -177,10 +177,57 @@ pub async fn malformed_requests(bed: Arc<Bed>) {
         security.run_as_username = "nobody-by-this-name".into();
     }
     pod.try_create(config).await.expect_err("an unknown user");
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let left: Vec<_> =
-        mounts.lines().filter(|line| line.contains(&pod.id) && line.contains("/volumes/")).collect();
+    let share = bed.daemon.run.join("pods").join(&pod.id).join("volumes");
+    let left: Vec<_> = fs::read_dir(&share).into_iter().flatten().flatten().collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// A guest makes, renames and removes no names in what its volumes lie in, whatever it does there.
+pub async fn share_is_sealed(bed: Arc<Bed>) {
+    let host = bed.scratch("sealed");
+    fs::write(host.join("file"), "mine\n").unwrap();
+    let pod = bed.pod(pod("sealed")).await;
+    // A file: of a directory the guest's kernel would show that alone below.
+    let mut config = with("sleep 3600", vec![volume(&host.join("file"), "/file")]);
+    config.linux.get_or_insert_default().security_context.get_or_insert_default().privileged = true;
+    let container = pod.start(config).await;
+    // The whole share, as the guest's kernel has it.
+    container.exec("mkdir /share && mount -t virtiofs husk /share").await;
+    let listed = container.exec(&format!("ls /share /share/{}", container.id)).await;
+    assert!(listed.contains(&container.id) && listed.ends_with("0\n"), "{listed}");
+    let own = format!("/share/{}", container.id);
+    for line in [
+        "touch /share/new".to_owned(),
+        "ln -s /etc /share/link".to_owned(),
+        format!("touch {own}/new"),
+        format!("mv {own} /share/moved"),
+        format!("mv {own}/0 {own}/1"),
+        format!("rm {own}/0"),
+        "mount -o remount,rw /share; touch /share/new".to_owned(),
+    ] {
+        let outcome = container.try_exec(&["sh", "-c", &line], 30).await.expect("ExecSync");
+        assert_ne!(outcome.exit_code, 0, "{line}");
+    }
+    container.exec("echo still >>/file").await;
+    assert_eq!(fs::read_to_string(host.join("file")).unwrap(), "mine\nstill\n");
+    container.remove().await;
+    pod.remove().await;
+    assert!(host.join("file").exists());
+}
+
+/// Who removes a volume's directory on the host is not held up by the pod that has it.
+pub async fn removed_on_the_host(bed: Arc<Bed>) {
+    let host = bed.scratch("removed");
+    let directory = host.join("volume");
+    fs::create_dir(&directory).unwrap();
+    let pod = bed.pod(pod("removed")).await;
+    let container = pod.start(with("sleep 3600", vec![volume(&directory, "/data")])).await;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&format!("{}/volumes", pod.id)), "a volume is mounted on the host");
+    fs::remove_dir(&directory).unwrap();
+    container.exec("true").await;
+    container.remove().await;
+    pod.remove().await;
 }
 
 /// A killed daemon's pod keeps its volumes, and its next containers get theirs.
