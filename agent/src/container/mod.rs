@@ -6,6 +6,7 @@ mod exec;
 mod images;
 mod pid_namespace;
 mod root;
+mod signal;
 mod spec;
 mod start;
 mod update;
@@ -15,7 +16,7 @@ mod user;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use husk_proto::agent::{self, ProcessId, ProcessState, ResolvedUser, StatsResponse, TerminalSize};
+use husk_proto::agent::{self, ProcessState, ResolvedUser, StatsResponse, TerminalSize};
 use oci_spec::runtime::{LinuxDeviceCgroup, Process as OciProcess};
 
 pub use self::images::Images;
@@ -84,25 +85,6 @@ impl Container {
                 Ok(())
             }
         })
-    }
-
-    /// Sends a signal to a process, or to all of them.
-    pub fn signal(&self, process: &ProcessId, signal: u32, all: bool) -> Result<()> {
-        let signal = i32::try_from(signal)
-            .ok()
-            .filter(|signal| (1..=libc::SIGRTMAX()).contains(signal))
-            .ok_or_else(|| Error::Invalid(format!("{signal} is not the number of a signal")))?;
-        if all {
-            if !process.exec_id.is_empty() {
-                return Err(Error::Invalid("a signal to all processes cannot name one".into()));
-            }
-            return self.cgroup.signal(signal);
-        }
-        let target = self.process(&process.exec_id)?;
-        if target.pid().is_none() && target.exit().is_none() {
-            return Err(Error::State(format!("the process of container {} has not been started", self.id)));
-        }
-        target.signal(signal)
     }
 
     /// What is known of it.

@@ -79,7 +79,8 @@ impl Container {
         u32::try_from(pid).map_err(|_| Error::Internal(format!("{pid} is not a pid")))
     }
 
-    fn change_spec(&self, change: impl FnOnce(&mut Spec)) -> Result<()> {
+    /// Changes the spec that the container will be started by.
+    pub(super) fn change_spec(&self, change: impl FnOnce(&mut Spec)) -> Result<()> {
         let path = paths::bundle(&self.id).join("config.json");
         let failed = |e| Error::Internal(format!("changing {}: {e}", path.display()));
         let mut spec = Spec::load(&path).map_err(failed)?;

@@ -37,7 +37,7 @@ impl Node {
             id: id.clone(),
             oci_spec: spec::build(&id, &config, &image.config, &pod_config, &volumes)?,
             rootfs: None,
-            user: Some(spec::user(&config, &image.config)),
+            user: Some(spec::user(&config, &image.config)?),
             stdin: config.stdin,
             pid_namespace: self.pid_namespace(&pod.id, &config)?,
         };
@@ -94,6 +94,7 @@ impl Node {
         namespaces::check(options)?;
         Ok(match options.pid() {
             cri::NamespaceMode::Pod => Some(PidNamespace::SharedPid(true)),
+            // The check has refused the host's.
             cri::NamespaceMode::Container | cri::NamespaceMode::Node => None,
             cri::NamespaceMode::Target => {
                 let target = self.container(&options.target_id)?;

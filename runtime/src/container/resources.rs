@@ -19,6 +19,13 @@ pub fn oci(limits: &cri::LinuxContainerResources) -> Result<Value> {
             return Err(Error::Invalid(format!("{name} is {value}: it must not be negative")));
         }
     }
+    let (memory, both) = (limits.memory_limit_in_bytes, limits.memory_swap_limit_in_bytes);
+    if both > 0 && both < memory {
+        return Err(Error::Invalid(format!(
+            "memory_swap_limit_in_bytes is {both}, memory and swap together, which is less than \
+             memory_limit_in_bytes, {memory}; change both at once"
+        )));
+    }
     if let Some((name, _)) = limits.unified.iter().next() {
         return Err(Error::Unsupported(format!(
             "cgroup parameters by name (unified: {name:?}) are not served"
@@ -78,6 +85,12 @@ mod tests {
     fn impossible_values_are_named() {
         let limits = cri::LinuxContainerResources { memory_limit_in_bytes: -1, ..Default::default() };
         assert!(oci(&limits).unwrap_err().to_string().contains("memory_limit_in_bytes is -1"));
+        let limits = cri::LinuxContainerResources {
+            memory_limit_in_bytes: 2,
+            memory_swap_limit_in_bytes: 1,
+            ..Default::default()
+        };
+        assert!(oci(&limits).unwrap_err().to_string().contains("memory_swap_limit_in_bytes is 1"));
         let unified = [("memory.high".to_owned(), "1".to_owned())].into();
         let limits = cri::LinuxContainerResources { unified, ..Default::default() };
         assert!(matches!(oci(&limits), Err(Error::Unsupported(_))));

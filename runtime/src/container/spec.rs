@@ -139,19 +139,41 @@ fn all_capabilities() -> Vec<&'static str> {
 }
 
 /// The user as the agent shall resolve it.
-pub fn user(config: &cri::ContainerConfig, image: &ImageConfiguration) -> agent::User {
+///
+/// # Errors
+/// [`Error::Invalid`] for ids that no kernel knows, and for a group without a user (CRI: `run_as_group`).
+pub fn user(config: &cri::ContainerConfig, image: &ImageConfiguration) -> Result<agent::User> {
     let security = security(config);
-    let name = match (&security.run_as_user, security.run_as_username.as_str()) {
-        (Some(uid), _) => uid.value.to_string(),
-        (None, "") => image.config().as_ref().and_then(|c| c.user().clone()).unwrap_or_default(),
-        (None, name) => name.to_owned(),
+    let asked = security.run_as_username.as_str();
+    let name = match &security.run_as_user {
+        Some(uid) => numeric_id("run_as_user", uid.value)?.to_string(),
+        None if asked.is_empty() && security.run_as_group.is_some() => {
+            return Err(Error::Invalid(
+                "run_as_group is set without run_as_user or run_as_username: name the user as well".into(),
+            ));
+        }
+        None if asked.is_empty() => {
+            image.config().as_ref().and_then(|c| c.user().clone()).unwrap_or_default()
+        }
+        None => asked.to_owned(),
     };
-    agent::User {
+    let gid = security.run_as_group.as_ref();
+    let more = security.supplemental_groups.iter();
+    Ok(agent::User {
         name,
-        gid: security.run_as_group.map(|gid| gid.value as u32),
-        supplemental_groups: security.supplemental_groups.iter().map(|gid| *gid as u32).collect(),
+        gid: gid.map(|gid| numeric_id("run_as_group", gid.value)).transpose()?,
+        supplemental_groups: more
+            .map(|gid| numeric_id("supplemental_groups", *gid))
+            .collect::<Result<_>>()?,
         strict_groups: security.supplemental_groups_policy() == cri::SupplementalGroupsPolicy::Strict,
-    }
+    })
+}
+
+/// An id of a user or group: 0 to 2^32 - 2, as the highest number means none.
+fn numeric_id(field: &str, value: i64) -> Result<u32> {
+    u32::try_from(value).ok().filter(|id| *id != u32::MAX).ok_or_else(|| {
+        Error::Invalid(format!("{field} is {value}: an id is a number from 0 to {}", u32::MAX - 1))
+    })
 }
 
 fn security(config: &cri::ContainerConfig) -> cri::LinuxContainerSecurityContext {
@@ -288,6 +310,29 @@ mod tests {
         assert_eq!(caps(&["NET_ADMIN"], &["ALL"]), ["CAP_NET_ADMIN"]);
         assert!(!caps(&[], &["CHOWN"]).contains(&"CAP_CHOWN".to_owned()));
         assert_eq!(caps(&["ALL"], &[]).len(), 41);
+    }
+
+    #[test]
+    fn impossible_users_are_refused_by_name() {
+        let asked = |change: fn(&mut cri::LinuxContainerSecurityContext)| {
+            let mut config = cri::ContainerConfig::default();
+            change(config.linux.get_or_insert_default().security_context.get_or_insert_default());
+            user(&config, &image(r#"{"User":"app"}"#))
+        };
+        assert_eq!(asked(|_| {}).unwrap().name, "app");
+        assert_eq!(asked(|s| s.run_as_user = Some(cri::Int64Value { value: 7 })).unwrap().name, "7");
+        let refused: [(&str, fn(&mut cri::LinuxContainerSecurityContext)); 4] = [
+            ("run_as_user is -1", |s| s.run_as_user = Some(cri::Int64Value { value: -1 })),
+            ("run_as_group is set without", |s| s.run_as_group = Some(cri::Int64Value { value: 1 })),
+            ("run_as_group is 4294967295", |s| {
+                s.run_as_username = "app".into();
+                s.run_as_group = Some(cri::Int64Value { value: i64::from(u32::MAX) });
+            }),
+            ("supplemental_groups is -2", |s| s.supplemental_groups = vec![1, -2]),
+        ];
+        for (says, change) in refused {
+            assert!(asked(change).unwrap_err().to_string().contains(says), "{says}");
+        }
     }
 
     #[test]

@@ -27,7 +27,10 @@ impl Node {
                 record.phase()
             )));
         }
-        let oci_resources = resources::oci(&limits)?.to_string().into_bytes();
+        // All of them go to the guest, which knows no earlier ones to keep.
+        let mut all = record.config.and_then(|config| config.linux?.resources).unwrap_or_default();
+        merge(&mut all, limits);
+        let oci_resources = resources::oci(&all)?.to_string().into_bytes();
         let live = self.pod(&record.sandbox_id)?.live().await?;
         let request = agent::UpdateContainerRequest { id: container.id.clone(), oci_resources };
         live.guest
@@ -36,8 +39,7 @@ impl Node {
             .await
             .map_err(|status| guest::refusal("the guest could not change the limits", status))?;
         self.update_container(&container, |record| {
-            let config = record.config.get_or_insert_default();
-            merge(config.linux.get_or_insert_default().resources.get_or_insert_default(), limits);
+            record.config.get_or_insert_default().linux.get_or_insert_default().resources = Some(all);
         })
     }
 }

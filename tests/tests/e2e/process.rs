@@ -129,6 +129,17 @@ pub async fn users_and_groups(bed: Arc<Bed>) {
         "uid=1234(app) gid=1234(app) groups=1234(app),9999"
     );
 
+    step("a group without a user, and numbers that no kernel knows");
+    let changes: [(&str, Change); 2] = [
+        ("run_as_group", |s| s.run_as_group = Some(cri::Int64Value { value: 8888 })),
+        ("run_as_user is -1", |s| s.run_as_user = Some(cri::Int64Value { value: -1 })),
+    ];
+    for (says, change) in changes {
+        let mut config = container("user", "id");
+        change(security(&mut config));
+        expect_code(pod.try_create(config).await, &[Code::InvalidArgument], &[says]);
+    }
+
     step("a user that the image does not have is refused by name");
     let mut config = container("user", "id");
     security(&mut config).run_as_username = "nobody-knows".into();
@@ -255,6 +266,12 @@ pub async fn stop_signal_and_timeout(bed: Arc<Bed>) {
     let status = container_usr1.status().await;
     assert_eq!((status.exit_code, status.reason.as_str()), (9, "Error"), "{}", container_usr1.text());
     assert!(container_usr1.text().contains("USR1"));
+
+    step("a stop before the command has set its handler");
+    let line = "sleep 1; trap 'exit 6' TERM; while :; do sleep 0.1; done";
+    let early = pod.start(container("early", line)).await;
+    early.stop(60).await;
+    assert_eq!(early.status().await.exit_code, 6);
 
     step("SIGTERM by default");
     let line = "trap 'echo TERM; exit 5' TERM; echo ready; while :; do sleep 0.1; done";
@@ -402,7 +419,9 @@ pub async fn limits_and_figures(bed: Arc<Bed>) {
     let mut config = container("limits", "sleep 3600");
     let limits =
         |memory: i64| cri::LinuxContainerResources { memory_limit_in_bytes: memory, ..Default::default() };
-    config.linux.get_or_insert_default().resources = Some(limits(64 << 20));
+    let swap = 100 << 20;
+    config.linux.get_or_insert_default().resources =
+        Some(cri::LinuxContainerResources { memory_swap_limit_in_bytes: swap, ..limits(64 << 20) });
     let container = pod.create(config).await;
     let mut update = async |linux: cri::LinuxContainerResources| {
         let container_id = container.id.clone();
@@ -414,6 +433,10 @@ pub async fn limits_and_figures(bed: Arc<Bed>) {
     container.start().await.expect("StartContainer");
     let read = async || container.exec("cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max").await;
     assert_eq!(read().await, format!("{}\nmax 100000\n", 72 << 20));
+    let told = container.status().await.resources.and_then(|resources| resources.linux).expect("resources");
+    assert_eq!(told.memory_swap_limit_in_bytes, swap, "what an update does not name stays");
+    let less = cri::LinuxContainerResources { memory_swap_limit_in_bytes: 1 << 20, ..Default::default() };
+    expect_code(update(less).await, &[Code::InvalidArgument], &["memory_swap_limit_in_bytes"]);
     let more = cri::LinuxContainerResources { cpu_quota: 50_000, cpu_period: 100_000, ..limits(80 << 20) };
     update(more).await.expect("an update of a running container");
     assert_eq!(read().await, format!("{}\n50000 100000\n", 80 << 20));
