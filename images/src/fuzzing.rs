@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use crate::convert::Limits;
 use crate::convert::pax::Pax;
 use crate::convert::unpack::unpack;
+use crate::disk::qcow2::Qcow2;
 use crate::manifest::{self, Document};
 use crate::reference::{Reference, Version};
 
@@ -35,6 +36,25 @@ impl Write for Count {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// A qcow2 image: its clusters come in the disk's order, within it and within the budget.
+pub fn qcow2(bytes: &[u8], limits: &Limits) {
+    let Ok(mut image) = Qcow2::open(bytes, limits) else { return };
+    let size = image.header().size;
+    assert!(size <= limits.disk_bytes);
+    let (mut end, mut all) = (0, 0);
+    let read = image.each_cluster(|offset, cluster| {
+        assert!(end <= offset && !cluster.is_empty(), "{offset} after {end}");
+        end = offset + cluster.len() as u64;
+        all += cluster.len() as u64;
+        assert!(end <= size);
+        Ok(())
+    });
+    assert!(all <= limits.layer_bytes);
+    if let Err(error) = read {
+        assert!(error.to_string().len() < 8192);
     }
 }
 
