@@ -1,7 +1,8 @@
 //! Removal: of one image, or of all that nobody uses.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
+use super::pins::Wanted;
 use super::{Image, ImageStore, Inner, Usage};
 use crate::error::Result;
 
@@ -31,7 +32,7 @@ impl ImageStore {
     }
 
     /// Removes the images without a tag, or `all`, but neither those in `used` (ids) nor pinned ones; and every
-    /// layer that no image has.
+    /// layer that no image and no pull under way has.
     ///
     /// # Errors
     /// [`crate::ImageError::Io`].
@@ -41,7 +42,8 @@ impl ImageStore {
             !image.pinned && !used.contains(&image.id) && (all || image.repo_tags.is_empty())
         });
         let before = self.usage()?;
-        let pins = self.inner.pins.lock();
+        let mut pins = self.inner.pins.lock();
+        pins.keep_unfinished(BTreeSet::new());
         self.inner.collect(&pins, images.iter().map(|image| image.id.clone()).collect())?;
         drop(pins);
         let after = self.usage()?;
@@ -56,13 +58,12 @@ impl ImageStore {
 impl Inner {
     /// Removes the images `gone` and every layer that neither an image nor a pull wants. `pins` is the held
     /// lock.
-    pub(super) fn collect(&self, pins: &BTreeMap<String, usize>, gone: BTreeSet<String>) -> Result<()> {
+    pub(super) fn collect(&self, pins: &Wanted, gone: BTreeSet<String>) -> Result<()> {
         let mut images = self.index.images()?;
         images.retain(|id, _| !gone.contains(id));
-        let used: BTreeSet<&String> =
-            images.values().flat_map(|image| &image.layers).chain(pins.keys()).collect();
-        let layers: BTreeSet<String> =
-            self.index.layers()?.into_keys().filter(|diff_id| !used.contains(diff_id)).collect();
+        let used: BTreeSet<&String> = images.values().flat_map(|image| &image.layers).collect();
+        let mut layers: BTreeSet<String> = self.index.layers()?.into_keys().collect();
+        layers.retain(|diff_id| !used.contains(diff_id) && !pins.has(diff_id));
         self.forget(&gone, &layers)
     }
 

@@ -1,6 +1,6 @@
-//! Layers that pulls under way count on: they stay, though no image names them yet.
+//! Layers that stay though no image names them yet: pulls count on them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,12 +9,38 @@ use tokio::task::spawn_blocking;
 use super::Inner;
 use crate::error::{IoContext, Result};
 
-/// Numbers of pulls by diff-id. Whoever publishes or removes content holds the lock meanwhile.
+/// What pulls count on. Whoever publishes or removes content holds the lock meanwhile.
 #[derive(Debug, Default)]
-pub(crate) struct Pins(Mutex<BTreeMap<String, usize>>);
+pub(crate) struct Pins(Mutex<Wanted>);
+
+/// Layers that are wanted, by diff-id.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    /// Numbers of pulls under way.
+    pulls: BTreeMap<String, usize>,
+    /// Whole ones of a pull that ended with its process: the next pull of the image goes on from them.
+    unfinished: BTreeSet<String>,
+}
+
+impl Wanted {
+    /// Does anyone count on the layer?
+    pub(crate) fn has(&self, diff_id: &str) -> bool {
+        self.pulls.contains_key(diff_id) || self.unfinished.contains(diff_id)
+    }
+
+    /// Keeps layers of pulls that were cut short.
+    pub(crate) fn keep_unfinished(&mut self, diff_ids: BTreeSet<String>) {
+        self.unfinished = diff_ids;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pulls.is_empty() && self.unfinished.is_empty()
+    }
+}
 
 impl Pins {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Wanted> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -30,7 +56,8 @@ impl Pinned {
     pub(crate) fn new(store: &Arc<Inner>, diff_ids: &[String]) -> Arc<Self> {
         let mut pins = store.pins.lock();
         for diff_id in diff_ids {
-            *pins.entry(diff_id.clone()).or_default() += 1;
+            *pins.pulls.entry(diff_id.clone()).or_default() += 1;
+            pins.unfinished.remove(diff_id);
         }
         Arc::new(Self { store: Arc::clone(store), diff_ids: diff_ids.to_vec() })
     }
@@ -63,10 +90,10 @@ impl Drop for Pinned {
     fn drop(&mut self) {
         let mut pins = self.store.pins.lock();
         for diff_id in &self.diff_ids {
-            if let Some(count) = pins.get_mut(diff_id) {
+            if let Some(count) = pins.pulls.get_mut(diff_id) {
                 *count -= 1;
                 if *count == 0 {
-                    pins.remove(diff_id);
+                    pins.pulls.remove(diff_id);
                 }
             }
         }

@@ -1,8 +1,9 @@
 //! What only the store's inside shows: pins, records against files, and names.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use super::pins::Pinned;
 use super::*;
@@ -87,7 +88,9 @@ fn records_without_files_and_files_without_records_go_at_the_start() {
     let (kept, lost) = (add_layer(&store, "kept"), add_layer(&store, "lost"));
     let whole = add_image(&store, "example.org/whole:1", &[&kept, &kept]);
     let broken = add_image(&store, "example.org/broken:1", &[&kept, &lost]);
-    let unused = add_layer(&store, "of no image");
+    let (unfinished, old) = (add_layer(&store, "of no image"), add_layer(&store, "of no image for long"));
+    let made = SystemTime::now() - Duration::from_secs(2 * 24 * 3600);
+    File::open(store.inner.files.layer(&old).unwrap()).unwrap().set_modified(made).unwrap();
     fs::remove_dir_all(store.inner.files.layer(&lost).unwrap()).unwrap();
     // Renamed to its place, but the crash came before the record.
     fs::create_dir(dir.path().join("images").join("e".repeat(64))).unwrap();
@@ -97,11 +100,24 @@ fn records_without_files_and_files_without_records_go_at_the_start() {
     assert_eq!(store.list().unwrap().iter().map(|image| &image.id).collect::<Vec<_>>(), [&whole]);
     assert!(store.status(&broken).unwrap().is_none());
     assert!(store.status("example.org/broken:1").unwrap().is_none());
-    assert!(store.inner.index.layer(&unused).unwrap().is_none());
-    assert_eq!((entries(dir.path(), "layers"), entries(dir.path(), "images")), (1, 1));
+    assert!(store.inner.index.layer(&old).unwrap().is_none());
+    assert_eq!((entries(dir.path(), "layers"), entries(dir.path(), "images")), (2, 1));
     // A layer that comes twice counts once for the size, but twice in the disk.
     assert_eq!(store.list().unwrap()[0].size, 4096 + 4096 + 4);
     assert_eq!(store.disk(&whole).unwrap().extents.len(), 3);
+
+    // What a pull that was cut short left waits for the next, whatever goes meanwhile; a collection takes it.
+    store.remove(&broken).unwrap();
+    assert!(store.inner.index.layer(&unfinished).unwrap().is_some());
+    let pulling = Pinned::new(&store.inner, std::slice::from_ref(&unfinished));
+    drop(pulling);
+    assert!(store.inner.index.layer(&unfinished).unwrap().is_none());
+    let unfinished = add_layer(&store, "of another");
+    drop(store);
+    let store = open(dir.path());
+    assert!(store.inner.index.layer(&unfinished).unwrap().is_some());
+    store.prune(&Default::default(), false).unwrap();
+    assert!(store.inner.index.layer(&unfinished).unwrap().is_none());
 }
 
 #[test]

@@ -3,25 +3,30 @@
 use std::env;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use husk_images::{Image, ImageStore, Silent};
+use husk_images::{Image, ImageStore, RegistryConfig, Silent};
 
-use crate::server::Server;
+use crate::server::{End, Server, blob_in};
 use crate::support::layers::noise;
 use crate::support::layout::simple;
-use crate::support::{assert_empty, store, stored};
+use crate::support::{assert_empty, config, extract, store, stored};
 
 /// For the process to be killed: where its store is, and what it pulls.
 const STORE: &str = "HUSK_IMAGES_CRASH_STORE";
 const REFERENCE: &str = "HUSK_IMAGES_CRASH_REFERENCE";
+/// How many layers it pulls at once.
+const PARALLEL: &str = "HUSK_IMAGES_CRASH_PARALLEL";
 
 #[tokio::test]
 #[ignore = "this is the process that the other test starts and kills"]
 async fn pulls_until_killed() {
     let (dir, reference) = (env::var(STORE).unwrap(), env::var(REFERENCE).unwrap());
-    let store = store(Path::new(&dir));
+    let parallel_layers = env::var(PARALLEL).unwrap().parse().unwrap();
+    let store =
+        ImageStore::open(&Path::new(&dir).join("store"), RegistryConfig { parallel_layers, ..config() })
+            .unwrap();
     loop {
         store.pull(&reference, None, &Silent).await.unwrap();
         // So that some of the kills find a whole image.
@@ -30,17 +35,23 @@ async fn pulls_until_killed() {
     }
 }
 
-/// Runs that process for `time` from its first request on, and kills it.
-fn crash(dir: &Path, server: &Server, reference: &str, time: Duration) {
-    let before = server.seen().len();
-    let mut child = Command::new(env::current_exe().unwrap())
+/// Starts that process.
+fn start(dir: &Path, reference: &str, parallel: usize) -> Child {
+    Command::new(env::current_exe().unwrap())
         .args(["--exact", "crash::pulls_until_killed", "--ignored"])
         .env(STORE, dir)
         .env(REFERENCE, reference)
+        .env(PARALLEL, parallel.to_string())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+/// Runs that process for `time` from its first request on, and kills it.
+fn crash(dir: &Path, server: &Server, reference: &str, time: Duration) {
+    let before = server.seen().len();
+    let mut child = start(dir, reference, config().parallel_layers);
     let begun = Instant::now();
     while server.seen().len() == before {
         assert!(begun.elapsed() < Duration::from_secs(20), "the process to be killed asks for nothing");
@@ -72,8 +83,10 @@ async fn whenever_a_process_is_killed_its_store_is_whole() {
         let store = store(dir.path());
         let images = store.list().unwrap();
         whole += u32::from(!images.is_empty());
-        let expected = if images.is_empty() { [0, 0, 0] } else { [4, 1, 0] };
-        assert_eq!(stored(dir.path()).map(|names| names.len()), expected, "round {round}");
+        let [layers, whole_images, unfinished] = stored(dir.path()).map(|names| names.len());
+        assert_eq!((whole_images, unfinished), (images.len(), 0), "round {round}");
+        // Without the image, those that the next pull goes on from.
+        assert!(if images.is_empty() { layers <= 4 } else { layers == 4 }, "round {round}: {layers}");
         check(&store, &images, round);
         let image = store.pull(&name, None, &Silent).await.unwrap();
         assert_eq!(stored(dir.path()).map(|names| names.len()), [4, 1, 0], "round {round}");
@@ -83,6 +96,46 @@ async fn whenever_a_process_is_killed_its_store_is_whole() {
     }
     println!("of {KILLS} kills {unfinished} left unfinished work, {whole} a whole image");
     assert!(unfinished > KILLS / 10, "only {unfinished} of {KILLS} kills came in the middle of something");
+}
+
+#[tokio::test]
+async fn after_a_kill_a_pull_goes_on_from_the_layers_that_are_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = noise(500_000);
+    let layout = simple(dir.path(), &[("first", &[1; 5000]), ("second", &long)]);
+    let blobs = fs::read_dir(layout.dir.join("blobs/sha256")).unwrap().flatten();
+    let largest = blobs.max_by_key(|blob| blob.metadata().unwrap().len()).expect("a layer");
+    let second = format!("sha256:{}", largest.file_name().display());
+    let mut asked = 0;
+    let stalled = second.clone();
+    let server = Server::start(&layout.dir, move |request, honest| {
+        asked += usize::from(blob_in(&request.path) == Some(stalled.as_str()));
+        // Until the first process is killed nothing more comes.
+        if asked == 1 { honest.end(End::Stall(100_000)) } else { honest }
+    });
+    let name = format!("{}/x:test", server.host());
+    // The second is asked for once the first is recorded.
+    let mut child = start(dir.path(), &name, 1);
+    let begun = Instant::now();
+    while server.count(&second) == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the first layer does not arrive");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let before = server.seen().len();
+    let store = store(dir.path());
+    assert_eq!((stored(dir.path())[0].len(), store.list().unwrap().len()), (1, 0));
+    let image = store.pull(&name, None, &Silent).await.unwrap();
+    let seen = server.seen();
+    let fetched: Vec<_> = seen[before..].iter().filter_map(|request| blob_in(&request.path)).collect();
+    // The configuration and what was missing.
+    assert_eq!((fetched.len(), fetched.contains(&second.as_str())), (2, true), "{fetched:?}");
+    let extracted = extract(&store, &image.id, dir.path());
+    assert_eq!(fs::read(extracted.join("first")).unwrap(), [1; 5000]);
+    assert_eq!(fs::read(extracted.join("second")).unwrap(), long);
+    store.remove(&name).unwrap();
+    assert_empty(dir.path());
 }
 
 /// How long a pull and its removal take.
