@@ -1,16 +1,22 @@
 # The project's commands. `make help` lists them.
 
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+
 CARGO ?= cargo
 RELEASE := target/x86_64-unknown-linux-gnu/release
 # Always all crates at once: with any other selection cargo would choose other features for the dependencies,
 # and compile them again.
 ALL := --release --workspace
 # The tests that need a VM: `--all-targets` and plain `cargo test` leave them out (`test = false`).
-VM_TESTS := --test boot --test guest --test mount --test e2e
+MACHINE_TESTS := --test boot --test guest --test mount
+VM_TESTS := $(MACHINE_TESTS) --test e2e
+# Two test beds may run at once: each line of output begins with the name of its own.
+LABELLED = 2>&1 | sed -u 's/^/$@: /'
 IN_TESTBED := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/tests/testbed/run
 
 .DEFAULT_GOAL := build
-.PHONY: help deps tools build lint unit kernel initramfs images testbed e2e conformance bench bench-images fuzz demo test
+.PHONY: help deps tools build lint unit kernel initramfs images testbed assets e2e machines pods conformance bench bench-images fuzz demo test
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -47,16 +53,23 @@ images: ## the tests' images and disks, in target/test-images and target/test-di
 testbed: ## check the test bed itself
 	tests/testbed/selftest
 
-e2e: kernel initramfs images tools ## the tests that need virtual machines, in the test bed
-	$(IN_TESTBED) $(CARGO) test $(ALL) --bin husk -- --ignored
-	$(IN_TESTBED) $(CARGO) test $(ALL) $(VM_TESTS)
+assets: kernel initramfs images tools
 
-conformance: kernel initramfs images tools ## critest, the CRI's conformance suite, in the test bed
+e2e: machines pods ## the tests that need virtual machines, in the test bed
+
+machines: assets ## those of the monitor, the agent and the network
+	$(IN_TESTBED) $(CARGO) test $(ALL) --bin husk -- --ignored $(LABELLED)
+	$(IN_TESTBED) $(CARGO) test $(ALL) $(MACHINE_TESTS) $(LABELLED)
+
+pods: assets ## those of whole pods
+	$(IN_TESTBED) $(CARGO) test $(ALL) --test e2e $(LABELLED)
+
+conformance: assets ## critest, the CRI's conformance suite, in the test bed
 	tests/images/conformance
 	@tests/tools/critest
-	tests/testbed/run $(CURDIR)/$(RELEASE)/husk-conformance $(FOCUS)
+	tests/testbed/run $(CURDIR)/$(RELEASE)/husk-conformance $(FOCUS) $(LABELLED)
 
-bench: kernel initramfs images tools ## husk's operations beside a bare VM, in the test bed
+bench: assets ## husk's operations beside a bare VM, in the test bed
 	tests/testbed/run $(CURDIR)/$(RELEASE)/husk-bench
 
 bench-images: ## pulling images beside containerd, skopeo with umoci, and podman; as root, on this machine
@@ -79,4 +92,4 @@ test: deps ## every test
 	$(MAKE) unit
 	$(MAKE) kernel
 	$(MAKE) testbed
-	$(MAKE) e2e
+	$(MAKE) --jobs=2 pods machines conformance
