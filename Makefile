@@ -79,8 +79,9 @@ bench-images: ## pulling images beside containerd, skopeo with umoci, and podman
 	$(RELEASE)/husk-bench-images
 
 FUZZ_SECONDS ?= 60
-fuzz: ## fuzz what parses tenants' bytes, FUZZ_SECONDS for each target
+fuzz: ## fuzz what parses tenants' and clients' bytes, FUZZ_SECONDS for each target
 	images/fuzz/run $(FUZZ_SECONDS)
+	runtime/fuzz/run $(FUZZ_SECONDS)
 
 demo: ## install, build and show a container in a VM of its own
 	tests/demo

@@ -11,6 +11,8 @@ mod stream;
 mod writer;
 
 pub use connection::{Connection, connect};
+#[cfg(fuzzing)]
+pub use dictionary::DICTIONARY;
 pub use stream::{Gone, Stream};
 
 #[cfg(test)]
