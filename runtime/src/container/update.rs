@@ -37,26 +37,7 @@ impl Node {
             .map_err(|status| guest::refusal("the guest could not change the limits", status))?;
         self.update_container(&container, |record| {
             let config = record.config.get_or_insert_default();
-            merge(config.linux.get_or_insert_default().resources.get_or_insert_default(), limits);
+            resources::merge(config.linux.get_or_insert_default().resources.get_or_insert_default(), limits);
         })
-    }
-}
-
-/// What is named replaces what was.
-fn merge(old: &mut cri::LinuxContainerResources, new: cri::LinuxContainerResources) {
-    let number = |old: &mut i64, new: i64| {
-        if new != 0 {
-            *old = new;
-        }
-    };
-    number(&mut old.cpu_period, new.cpu_period);
-    number(&mut old.cpu_quota, new.cpu_quota);
-    number(&mut old.cpu_shares, new.cpu_shares);
-    number(&mut old.memory_limit_in_bytes, new.memory_limit_in_bytes);
-    number(&mut old.memory_swap_limit_in_bytes, new.memory_swap_limit_in_bytes);
-    for (old, new) in [(&mut old.cpuset_cpus, new.cpuset_cpus), (&mut old.cpuset_mems, new.cpuset_mems)] {
-        if !new.is_empty() {
-            *old = new;
-        }
     }
 }
