@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 mod agent;
+mod block;
 mod boot;
 mod cgroup;
 mod clock;

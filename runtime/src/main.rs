@@ -5,6 +5,8 @@ mod config;
 mod container;
 mod cri;
 mod error;
+mod events;
+mod figures;
 mod guest;
 mod host;
 mod network;

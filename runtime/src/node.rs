@@ -10,6 +10,7 @@ use tokio::sync::{RwLock, watch};
 use crate::config::Config;
 use crate::container::Logger;
 use crate::error::{Error, Result};
+use crate::events::{Event, Events, Kind};
 use crate::guest::Guest;
 use crate::network::PodNetwork;
 use crate::store::{ContainerRecord, Phase, SandboxRecord, Store};
@@ -28,6 +29,8 @@ pub struct Node {
     pub network: Option<PodNetwork>,
     /// The empty scratch disk.
     pub scratch: ScratchTemplate,
+    /// What becomes of pods and containers.
+    pub events: Events,
     pods: Mutex<HashMap<String, Arc<Pod>>>,
     containers: Mutex<HashMap<String, Arc<Container>>>,
 }
@@ -81,7 +84,16 @@ impl Node {
         scratch: ScratchTemplate,
     ) -> Arc<Node> {
         let (pods, containers) = (Mutex::default(), Mutex::default());
-        Arc::new(Node { config, store, images, network, scratch, pods, containers })
+        Arc::new(Node {
+            config,
+            store,
+            images,
+            network,
+            scratch,
+            events: Events::default(),
+            pods,
+            containers,
+        })
     }
 
     /// Where a pod's sockets, configuration and console are.
@@ -131,7 +143,8 @@ impl Node {
 
     /// The containers of a pod.
     pub fn containers_of(&self, sandbox_id: &str) -> Vec<Arc<Container>> {
-        self.containers().into_iter().filter(|c| c.record().sandbox_id == sandbox_id).collect()
+        let containers = lock(&self.containers);
+        containers.values().filter(|c| lock(&c.record).sandbox_id == sandbox_id).cloned().collect()
     }
 
     /// Adds a pod unless `taken` says that another has its name; both under one lock.
@@ -184,11 +197,34 @@ impl Node {
         Ok(())
     }
 
-    /// Forgets a container.
+    /// Forgets a container, and tells of it unless it was never made.
     pub fn forget_container(&self, id: &str) -> Result<()> {
         self.store.delete_container(id)?;
-        lock(&self.containers).remove(id);
+        let forgotten = lock(&self.containers).remove(id);
+        if let Some(container) = forgotten.filter(|container| container.record().phase() != Phase::Creating) {
+            self.tell_of_container(&container, Kind::Deleted);
+        }
         Ok(())
+    }
+
+    /// Tells who listens what became of a pod.
+    pub fn tell_of_pod(&self, pod: &Pod, kind: Kind) {
+        self.tell(kind, &pod.id, &pod.id, || Some(pod.record()));
+    }
+
+    fn tell_of_container(&self, container: &Container, kind: Kind) {
+        let sandbox_id = container.record().sandbox_id;
+        self.tell(kind, &container.id, &sandbox_id, || Some(self.pod(&sandbox_id).ok()?.record()));
+    }
+
+    fn tell(&self, kind: Kind, id: &str, sandbox_id: &str, sandbox: impl FnOnce() -> Option<SandboxRecord>) {
+        self.events.tell(|| Event {
+            id: id.into(),
+            kind,
+            at: now_nanos(),
+            sandbox: sandbox(),
+            containers: self.containers_of(sandbox_id).iter().map(|container| container.record()).collect(),
+        });
     }
 
     /// Changes a pod's record, on disk first.
@@ -201,7 +237,7 @@ impl Node {
         Ok(())
     }
 
-    /// Changes a container's record, on disk first.
+    /// Changes a container's record, on disk first, and tells of a step to another phase.
     pub fn update_container(
         &self,
         container: &Container,
@@ -212,8 +248,12 @@ impl Node {
         change(&mut changed);
         self.store.put_container(&changed)?;
         let stopped = changed.phase() >= Phase::Stopped;
+        let happened = Kind::of_step(record.phase(), changed.phase());
         *record = changed;
         drop(record);
+        if let Some(kind) = happened {
+            self.tell_of_container(container, kind);
+        }
         if stopped {
             container.exited.send_replace(true);
         }

@@ -1,6 +1,7 @@
 //! The cgroup (v2) of a container: figures, kills, removal.
 
 mod devices;
+mod stats;
 mod update;
 
 use std::fs;
@@ -8,11 +9,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use husk_proto::agent::StatsResponse;
 use oci_spec::runtime::LinuxDeviceCgroup;
 
-use crate::clock;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::sys;
 
 /// Where the guest's cgroup hierarchy is mounted.
@@ -70,13 +69,10 @@ impl Cgroup {
         fs::read_to_string(&path).context(|| format!("reading {}", path.display()))
     }
 
-    fn number(&self, file: &str) -> Result<u64> {
-        Ok(self.read(file)?.trim().parse().unwrap_or(0))
-    }
-
     /// Whether the kernel has killed one of its processes for want of memory.
     pub fn oom_killed(&self) -> bool {
-        self.read("memory.events").is_ok_and(|events| keyed(&events, "oom_kill") > 0)
+        self.read("memory.events")
+            .is_ok_and(|events| keyed(&events, "oom_kill").is_some_and(|kills| kills > 0))
     }
 
     /// The pids of its processes.
@@ -125,29 +121,6 @@ impl Cgroup {
             pause = (pause * 2).min(Duration::from_millis(100));
         }
     }
-
-    /// Figures of the cgroup; those of the writable layer are left zero.
-    pub fn stats(&self) -> Result<StatsResponse> {
-        if !self.0.exists() {
-            return Err(Error::State("the container does not run".into()));
-        }
-        let cpu = self.read("cpu.stat")?;
-        let memory = self.read("memory.stat").unwrap_or_default();
-        let usage = self.number("memory.current").unwrap_or(0);
-        Ok(StatsResponse {
-            time_nanos: clock::now_nanos(),
-            cpu_usage_nanos: keyed(&cpu, "usage_usec").saturating_mul(1000),
-            memory_usage_bytes: usage,
-            // What kubelet evicts by: usage without the page cache that can be dropped at once.
-            memory_working_set_bytes: usage.saturating_sub(keyed(&memory, "inactive_file")),
-            memory_rss_bytes: keyed(&memory, "anon"),
-            page_faults: keyed(&memory, "pgfault"),
-            major_page_faults: keyed(&memory, "pgmajfault"),
-            pids: self.number("pids.current").unwrap_or(0),
-            writable_bytes: 0,
-            writable_inodes: 0,
-        })
-    }
 }
 
 /// A container may have made cgroups below its own: removed from the deepest up. The kernel bounds neither
@@ -180,13 +153,10 @@ fn remove_tree(top: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The value of `key` in a file of "key value" lines; 0 when it is not there.
-fn keyed(text: &str, key: &str) -> u64 {
-    text.lines()
-        .filter_map(|line| line.split_once(' '))
-        .find(|(name, _)| *name == key)
-        .and_then(|(_, value)| value.trim().parse().ok())
-        .unwrap_or(0)
+/// The value of `key` in a file of "key value" lines.
+fn keyed(text: &str, key: &str) -> Option<u64> {
+    let mut pairs = text.lines().filter_map(|line| line.split_once(' '));
+    pairs.find(|(name, _)| *name == key)?.1.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -196,29 +166,9 @@ mod tests {
     #[test]
     fn keyed_values() {
         let text = "low 0\noom 3\noom_kill 2\n";
-        assert_eq!(keyed(text, "oom_kill"), 2);
-        assert_eq!(keyed(text, "oom"), 3);
-        assert_eq!(keyed(text, "oo"), 0);
-        assert_eq!(keyed("x y", "x"), 0);
-    }
-
-    #[test]
-    fn figures_are_read_from_the_files() {
-        let dir = tempfile::tempdir().unwrap();
-        for (file, content) in [
-            ("cpu.stat", "usage_usec 1500\nuser_usec 1\n"),
-            ("memory.stat", "anon 10\ninactive_file 30\npgfault 5\npgmajfault 1\n"),
-            ("memory.current", "100\n"),
-            ("pids.current", "3\n"),
-            ("memory.events", "oom_kill 1\n"),
-        ] {
-            fs::write(dir.path().join(file), content).unwrap();
-        }
-        let cgroup = Cgroup(dir.path().to_owned());
-        let stats = cgroup.stats().unwrap();
-        assert_eq!(stats.cpu_usage_nanos, 1_500_000);
-        assert_eq!(stats.memory_working_set_bytes, 70);
-        assert_eq!((stats.memory_rss_bytes, stats.pids), (10, 3));
-        assert!(cgroup.oom_killed());
+        assert_eq!(keyed(text, "oom_kill"), Some(2));
+        assert_eq!(keyed(text, "oom"), Some(3));
+        assert_eq!(keyed(text, "oo"), None);
+        assert_eq!(keyed("x y", "x"), None);
     }
 }

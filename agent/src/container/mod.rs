@@ -106,6 +106,7 @@ impl Container {
     /// Figures of its cgroup and its writable layer.
     pub async fn stats(&self) -> Result<StatsResponse> {
         let mut stats = self.cgroup.stats()?;
+        stats.writable_filesystem = usage::filesystem(&self.root.upper());
         (stats.writable_bytes, stats.writable_inodes) = self.usage.of(self.root.upper()).await;
         Ok(stats)
     }

@@ -2,11 +2,16 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use husk_proto::agent::FileSystem;
+use nix::sys::stat::{major, minor};
+use nix::sys::statvfs::statvfs;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+
+use crate::block;
 
 /// How long a count is good for: kubelet asks every ten seconds, and counting reads every directory.
 const GOOD_FOR: Duration = Duration::from_secs(10);
@@ -34,6 +39,18 @@ impl Usage {
             }
         }
     }
+}
+
+/// The file system that `layer` is in; `None` when there is no such layer.
+pub fn filesystem(layer: &Path) -> Option<FileSystem> {
+    let device = fs::metadata(layer).ok()?.dev();
+    let figures = statvfs(layer).ok()?;
+    Some(FileSystem {
+        device: block::name(major(device), minor(device)),
+        bytes: figures.blocks().saturating_mul(figures.fragment_size()),
+        inodes: figures.files(),
+        free_inodes: figures.files_available(),
+    })
 }
 
 /// What cannot be read, because it is being removed or its path is longer than a path may be, is not counted.
@@ -71,5 +88,13 @@ mod tests {
         assert_eq!(inodes, 3);
         assert!((8192..1 << 20).contains(&bytes), "{bytes}");
         assert_eq!(count(dir.path().join("none")), (0, 0));
+    }
+
+    #[test]
+    fn a_layers_file_system_is_larger_than_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = filesystem(dir.path()).unwrap();
+        assert!(found.bytes > 0 && found.free_inodes <= found.inodes, "{found:?}");
+        assert!(filesystem(&dir.path().join("none")).is_none());
     }
 }

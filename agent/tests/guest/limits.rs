@@ -37,6 +37,13 @@ pub async fn figures(pod: &Pod) {
     assert!((1..4).contains(&figures.pids), "{figures:?}");
     assert!((3 << 20..4 << 20).contains(&figures.writable_bytes), "{figures:?}");
     assert!((1..30).contains(&figures.writable_inodes), "{figures:?}");
+    assert!(figures.cpu_user_nanos.is_some() && figures.cpu_system_nanos.is_some(), "{figures:?}");
+    assert!(figures.memory_max_usage_bytes >= Some(3 << 20), "{figures:?}");
+    assert!(figures.memory_cache_bytes >= Some(3 << 20), "{figures:?}");
+    assert_eq!((figures.oom_kills, figures.memory_limit_hits), (Some(0), Some(0)), "{figures:?}");
+    assert!(figures.processes.is_some_and(|count| (1..=figures.pids).contains(&count)), "{figures:?}");
+    assert!(figures.memory_pressure.is_some_and(|pressure| pressure.some.is_some()));
+    assert!(figures.writable_filesystem.is_some_and(|fs| fs.bytes > figures.writable_bytes));
     pod.delete(&id).await;
 
     let created = pod.request(&["true"]);

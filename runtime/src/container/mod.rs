@@ -13,7 +13,7 @@ mod logger;
 mod mounts;
 mod process;
 mod remove;
-mod resources;
+pub mod resources;
 mod seccomp;
 mod spec;
 mod start;

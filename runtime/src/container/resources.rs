@@ -63,6 +63,25 @@ pub fn oci(limits: &cri::LinuxContainerResources) -> Result<Value> {
     Ok(all.into())
 }
 
+/// New limits over old ones: what is named replaces what was.
+pub fn merge(old: &mut cri::LinuxContainerResources, new: cri::LinuxContainerResources) {
+    let number = |old: &mut i64, new: i64| {
+        if new != 0 {
+            *old = new;
+        }
+    };
+    number(&mut old.cpu_period, new.cpu_period);
+    number(&mut old.cpu_quota, new.cpu_quota);
+    number(&mut old.cpu_shares, new.cpu_shares);
+    number(&mut old.memory_limit_in_bytes, new.memory_limit_in_bytes);
+    number(&mut old.memory_swap_limit_in_bytes, new.memory_swap_limit_in_bytes);
+    for (old, new) in [(&mut old.cpuset_cpus, new.cpuset_cpus), (&mut old.cpuset_mems, new.cpuset_mems)] {
+        if !new.is_empty() {
+            *old = new;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

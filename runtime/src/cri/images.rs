@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use husk_proto::cri;
 use husk_proto::cri::image_service_server::ImageService;
+use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::auth::credentials;
+use super::{chunks, list, view};
 use crate::error::Error;
 use crate::node::{Node, now_nanos};
 use crate::pull_progress::PullProgress;
@@ -24,31 +26,19 @@ fn name(spec: Option<cri::ImageSpec>) -> Result<String, Status> {
     }
 }
 
-fn view(image: husk_images::Image) -> cri::Image {
-    let user = image.config.config().as_ref().and_then(|config| config.user().clone()).unwrap_or_default();
-    let user = user.split(':').next().unwrap_or_default().to_owned();
-    let uid = user.parse().ok().map(|value| cri::Int64Value { value });
-    cri::Image {
-        id: image.id,
-        repo_tags: image.repo_tags,
-        repo_digests: image.repo_digests,
-        size: image.size,
-        username: if uid.is_some() { String::new() } else { user },
-        uid,
-        spec: None,
-        pinned: image.pinned,
-    }
-}
-
 #[tonic::async_trait]
 impl ImageService for Images {
     async fn list_images(&self, request: Request<cri::ListImagesRequest>) -> Answer<cri::ListImagesResponse> {
-        let wanted = request.into_inner().filter.and_then(|filter| filter.image).map(|spec| spec.image);
-        let images = match wanted.filter(|name| !name.is_empty()) {
-            Some(name) => self.0.images.status(&name).map_err(Error::from)?.into_iter().collect(),
-            None => self.0.images.list().map_err(Error::from)?,
-        };
-        Ok(Response::new(cri::ListImagesResponse { images: images.into_iter().map(view).collect() }))
+        let images = list::images(&self.0, request.into_inner().filter)?;
+        Ok(Response::new(cri::ListImagesResponse { images }))
+    }
+
+    async fn stream_images(
+        &self,
+        request: Request<cri::StreamImagesRequest>,
+    ) -> Answer<BoxStream<cri::StreamImagesResponse>> {
+        let images = list::images(&self.0, request.into_inner().filter)?;
+        Ok(Response::new(chunks::stream(images, |images| cri::StreamImagesResponse { images })))
     }
 
     async fn image_status(
@@ -56,7 +46,7 @@ impl ImageService for Images {
         request: Request<cri::ImageStatusRequest>,
     ) -> Answer<cri::ImageStatusResponse> {
         let name = name(request.into_inner().image)?;
-        let image = self.0.images.status(&name).map_err(Error::from)?.map(view);
+        let image = self.0.images.status(&name).map_err(Error::from)?.map(view::image);
         Ok(Response::new(cri::ImageStatusResponse { image, info: HashMap::new() }))
     }
 

@@ -1,8 +1,13 @@
 //! The CRI v1 endpoint: translates and validates, and leaves the work to `sandbox`, `container` and `images`.
 
 mod auth;
+mod checkpoint;
+mod chunks;
 mod code;
+mod events;
 mod images;
+mod list;
+mod metrics;
 mod pod_stats;
 mod runtime;
 mod serve;

@@ -1,77 +1,91 @@
-//! Figures of pods: what the VM costs the host, and what its containers use inside.
+//! Figures of pods in the CRI's form: what the VM costs the host, and what its containers use inside.
+
+use std::sync::Arc;
 
 use husk_proto::cri;
 
+use super::list::selected;
 use super::stats::{self, value};
 use crate::error::Result;
-use crate::node::{Node, Pod, now_nanos};
-use crate::vm::Usage;
+use crate::figures::{self, PodFigures};
+use crate::network::InterfaceCounters;
+use crate::node::{Node, Pod};
+use crate::store::SandboxRecord;
 
 /// Figures of one pod; only its attributes when it is not ready.
 pub async fn pod(node: &Node, pod: &Pod) -> Result<cri::PodSandboxStats> {
-    let config = pod.record().config.unwrap_or_default();
-    let attributes = cri::PodSandboxAttributes {
-        id: pod.id.clone(),
-        metadata: config.metadata,
-        labels: config.labels,
-        annotations: config.annotations,
-    };
-    let mut stats = cri::PodSandboxStats { attributes: Some(attributes), ..Default::default() };
-    let Ok(live) = pod.live().await else { return Ok(stats) };
-    let Usage { cpu_nanos, resident_bytes, minor_faults, major_faults } = live.vm.usage()?;
-    let counters = live.vm.statistics().await?;
-    let filter = cri::ContainerStatsFilter { pod_sandbox_id: pod.id.clone(), ..Default::default() };
-    let (containers, processes) = stats::list_with_processes(node, filter).await;
-    let timestamp = now_nanos();
-    // The VMM counts all interfaces together, and all but a few pods have one.
-    let interface = cri::NetworkInterfaceUsage {
-        name: "eth0".into(),
-        rx_bytes: value(counters.net_rx_bytes),
-        tx_bytes: value(counters.net_tx_bytes),
-        rx_errors: value(counters.net_drops),
-        tx_errors: value(0),
-    };
-    stats.linux = Some(cri::LinuxPodSandboxStats {
-        cpu: Some(cri::CpuUsage {
-            timestamp,
-            usage_core_nano_seconds: value(cpu_nanos),
-            ..Default::default()
-        }),
-        memory: Some(cri::MemoryUsage {
-            timestamp,
-            working_set_bytes: value(resident_bytes),
-            usage_bytes: value(resident_bytes),
-            rss_bytes: value(resident_bytes),
-            page_faults: value(minor_faults + major_faults),
-            major_page_faults: value(major_faults),
-            ..Default::default()
-        }),
-        network: node.network.is_some().then(|| cri::NetworkUsage {
-            timestamp,
-            default_interface: Some(interface.clone()),
-            interfaces: vec![interface],
-        }),
-        process: Some(cri::ProcessUsage { timestamp, process_count: value(processes) }),
-        containers,
-        ..Default::default()
-    });
-    Ok(stats)
+    if pod.live().await.is_err() {
+        let attributes = Some(attributes(pod.record()));
+        return Ok(cri::PodSandboxStats { attributes, ..Default::default() });
+    }
+    Ok(of(node, figures::of_pod(node, pod).await?))
 }
 
 /// Figures of all the ready pods that the filter lets through. A pod that cannot be asked costs only its own.
-pub async fn list(node: &Node, filter: cri::PodSandboxStatsFilter) -> Vec<cri::PodSandboxStats> {
-    let mut all = Vec::new();
-    for each in node.pods() {
-        let labels = each.record().config.unwrap_or_default().labels;
-        let wanted =
-            each.id.starts_with(&filter.id) && super::runtime::selected(&labels, &filter.label_selector);
-        if !wanted || each.live().await.is_err() {
-            continue;
-        }
-        match pod(node, &each).await {
-            Ok(stats) => all.push(stats),
-            Err(e) => tracing::warn!(sandbox = each.id, "{e}"),
-        }
+pub async fn list(node: &Arc<Node>, filter: Option<cri::PodSandboxStatsFilter>) -> Vec<cri::PodSandboxStats> {
+    let filter = filter.unwrap_or_default();
+    let wanted = |record: &SandboxRecord| {
+        let labels = record.config.as_ref().map(|config| &config.labels);
+        record.id.starts_with(&filter.id)
+            && labels.is_some_and(|labels| selected(labels, &filter.label_selector))
+    };
+    figures::of_pods(node, wanted).await.into_iter().map(|figures| of(node, figures)).collect()
+}
+
+fn of(node: &Node, figures: PodFigures) -> cri::PodSandboxStats {
+    let PodFigures { record, at: timestamp, usage, interfaces, containers, complete, .. } = figures;
+    // The guests' words, which may be any.
+    let processes = containers
+        .iter()
+        .fold(0u64, |sum, figures| sum.saturating_add(figures.told.processes.unwrap_or(figures.told.pids)));
+    let mut interfaces = interfaces.into_iter().map(interface);
+    let default_interface = interfaces.next();
+    cri::PodSandboxStats {
+        attributes: Some(attributes(record)),
+        linux: Some(cri::LinuxPodSandboxStats {
+            cpu: Some(cri::CpuUsage {
+                timestamp,
+                usage_core_nano_seconds: value(usage.cpu_nanos()),
+                ..Default::default()
+            }),
+            memory: Some(cri::MemoryUsage {
+                timestamp,
+                working_set_bytes: value(usage.resident_bytes),
+                usage_bytes: value(usage.resident_bytes),
+                rss_bytes: value(usage.resident_bytes),
+                page_faults: value(usage.minor_faults.saturating_add(usage.major_faults)),
+                major_page_faults: value(usage.major_faults),
+                ..Default::default()
+            }),
+            network: default_interface.map(|default| cri::NetworkUsage {
+                timestamp,
+                default_interface: Some(default),
+                interfaces: interfaces.collect(),
+            }),
+            process: complete.then_some(cri::ProcessUsage { timestamp, process_count: value(processes) }),
+            containers: containers.into_iter().map(|figures| stats::of(node, figures)).collect(),
+            io: None,
+        }),
+        windows: None,
     }
-    all
+}
+
+fn interface(counters: InterfaceCounters) -> cri::NetworkInterfaceUsage {
+    cri::NetworkInterfaceUsage {
+        name: counters.name,
+        rx_bytes: value(counters.rx_bytes),
+        rx_errors: value(counters.rx_errors),
+        tx_bytes: value(counters.tx_bytes),
+        tx_errors: value(counters.tx_errors),
+    }
+}
+
+fn attributes(record: SandboxRecord) -> cri::PodSandboxAttributes {
+    let config = record.config.unwrap_or_default();
+    cri::PodSandboxAttributes {
+        id: record.id,
+        metadata: config.metadata,
+        labels: config.labels,
+        annotations: config.annotations,
+    }
 }

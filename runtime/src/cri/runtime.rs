@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use husk_proto::cri;
 use husk_proto::cri::runtime_service_server::RuntimeService;
+use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
-use super::{pod_stats, stats, view};
+use super::{checkpoint, chunks, events, list, metrics, pod_stats, stats, view};
 use crate::node::{Node, lock, now_nanos};
 use crate::streaming::{Streaming, Work};
 
@@ -18,11 +19,6 @@ type Answer<T> = Result<Response<T>, Status>;
 
 fn ok<T>(message: T) -> Answer<T> {
     Ok(Response::new(message))
-}
-
-/// Do the labels hold every one of the selector?
-pub(super) fn selected(labels: &HashMap<String, String>, selector: &HashMap<String, String>) -> bool {
-    selector.iter().all(|(name, value)| labels.get(name) == Some(value))
 }
 
 /// A task of its own, so that a client that goes away does not leave an operation half done.
@@ -129,18 +125,15 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<cri::ListPodSandboxRequest>,
     ) -> Answer<cri::ListPodSandboxResponse> {
-        let filter = request.into_inner().filter.unwrap_or_default();
-        let mut items: Vec<cri::PodSandbox> = self
-            .0
-            .pods()
-            .into_iter()
-            .map(|pod| view::sandbox(pod.record()))
-            .filter(|pod| pod.id.starts_with(&filter.id))
-            .filter(|pod| filter.state.is_none_or(|wanted| wanted.state == pod.state))
-            .filter(|pod| selected(&pod.labels, &filter.label_selector))
-            .collect();
-        items.sort_by_key(|pod| std::cmp::Reverse(pod.created_at));
-        ok(cri::ListPodSandboxResponse { items })
+        ok(cri::ListPodSandboxResponse { items: list::pods(&self.0, request.into_inner().filter) })
+    }
+
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<cri::StreamPodSandboxesRequest>,
+    ) -> Answer<BoxStream<cri::StreamPodSandboxesResponse>> {
+        let pods = list::pods(&self.0, request.into_inner().filter);
+        ok(chunks::stream(pods, |pod_sandboxes| cri::StreamPodSandboxesResponse { pod_sandboxes }))
     }
 
     async fn create_container(
@@ -185,18 +178,15 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<cri::ListContainersRequest>,
     ) -> Answer<cri::ListContainersResponse> {
-        let filter = request.into_inner().filter.unwrap_or_default();
-        let mut containers: Vec<cri::Container> = self
-            .0
-            .containers()
-            .into_iter()
-            .map(|container| view::container(container.record()))
-            .filter(|c| c.id.starts_with(&filter.id) && c.pod_sandbox_id.starts_with(&filter.pod_sandbox_id))
-            .filter(|c| filter.state.is_none_or(|wanted| wanted.state == c.state))
-            .filter(|c| selected(&c.labels, &filter.label_selector))
-            .collect();
-        containers.sort_by_key(|container| std::cmp::Reverse(container.created_at));
-        ok(cri::ListContainersResponse { containers })
+        ok(cri::ListContainersResponse { containers: list::containers(&self.0, request.into_inner().filter) })
+    }
+
+    async fn stream_containers(
+        &self,
+        request: Request<cri::StreamContainersRequest>,
+    ) -> Answer<BoxStream<cri::StreamContainersResponse>> {
+        let containers = list::containers(&self.0, request.into_inner().filter);
+        ok(chunks::stream(containers, |containers| cri::StreamContainersResponse { containers }))
     }
 
     async fn container_status(
@@ -223,8 +213,15 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<cri::ListContainerStatsRequest>,
     ) -> Answer<cri::ListContainerStatsResponse> {
-        let filter = request.into_inner().filter.unwrap_or_default();
-        ok(cri::ListContainerStatsResponse { stats: stats::list(&self.0, filter).await })
+        ok(cri::ListContainerStatsResponse { stats: stats::list(&self.0, request.into_inner().filter).await })
+    }
+
+    async fn stream_container_stats(
+        &self,
+        request: Request<cri::StreamContainerStatsRequest>,
+    ) -> Answer<BoxStream<cri::StreamContainerStatsResponse>> {
+        let stats = stats::list(&self.0, request.into_inner().filter).await;
+        ok(chunks::stream(stats, |container_stats| cri::StreamContainerStatsResponse { container_stats }))
     }
 
     async fn update_container_resources(
@@ -250,8 +247,84 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<cri::ListPodSandboxStatsRequest>,
     ) -> Answer<cri::ListPodSandboxStatsResponse> {
-        let filter = request.into_inner().filter.unwrap_or_default();
-        ok(cri::ListPodSandboxStatsResponse { stats: pod_stats::list(&self.0, filter).await })
+        ok(cri::ListPodSandboxStatsResponse {
+            stats: pod_stats::list(&self.0, request.into_inner().filter).await,
+        })
+    }
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        request: Request<cri::StreamPodSandboxStatsRequest>,
+    ) -> Answer<BoxStream<cri::StreamPodSandboxStatsResponse>> {
+        let stats = pod_stats::list(&self.0, request.into_inner().filter).await;
+        ok(chunks::stream(stats, |pod_sandbox_stats| cri::StreamPodSandboxStatsResponse {
+            pod_sandbox_stats,
+        }))
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<cri::ListMetricDescriptorsRequest>,
+    ) -> Answer<cri::ListMetricDescriptorsResponse> {
+        ok(cri::ListMetricDescriptorsResponse { descriptors: metrics::descriptors() })
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<cri::ListPodSandboxMetricsRequest>,
+    ) -> Answer<cri::ListPodSandboxMetricsResponse> {
+        ok(cri::ListPodSandboxMetricsResponse { pod_metrics: metrics::list(&self.0).await })
+    }
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<cri::StreamPodSandboxMetricsRequest>,
+    ) -> Answer<BoxStream<cri::StreamPodSandboxMetricsResponse>> {
+        let metrics = metrics::list(&self.0).await;
+        ok(chunks::stream(metrics, |pod_sandbox_metrics| cri::StreamPodSandboxMetricsResponse {
+            pod_sandbox_metrics,
+        }))
+    }
+
+    async fn get_container_events(
+        &self,
+        _: Request<cri::GetEventsRequest>,
+    ) -> Answer<BoxStream<cri::ContainerEventResponse>> {
+        ok(events::stream(self.0.events.listen()))
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        request: Request<cri::UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
+        let (node, request) = (self.0.clone(), request.into_inner());
+        detached(async move {
+            let cri::UpdatePodSandboxResourcesRequest { pod_sandbox_id, overhead, resources } = request;
+            node.update_sandbox_resources(&pod_sandbox_id, resources, overhead).await
+        })
+        .await?;
+        ok(cri::UpdatePodSandboxResourcesResponse {})
+    }
+
+    async fn checkpoint_container(
+        &self,
+        request: Request<cri::CheckpointContainerRequest>,
+    ) -> Answer<cri::CheckpointContainerResponse> {
+        checkpoint::container(&self.0, request.get_ref())?;
+        ok(cri::CheckpointContainerResponse {})
+    }
+
+    async fn checkpoint_pod(
+        &self,
+        request: Request<cri::CheckpointPodRequest>,
+    ) -> Answer<cri::CheckpointPodResponse> {
+        checkpoint::pod(&self.0, request.get_ref())?;
+        ok(cri::CheckpointPodResponse {})
+    }
+
+    async fn restore_pod(&self, request: Request<cri::RestorePodRequest>) -> Answer<cri::RestorePodResponse> {
+        checkpoint::restore(request.get_ref())?;
+        ok(cri::RestorePodResponse::default())
     }
 
     async fn runtime_config(

@@ -25,6 +25,12 @@ pub async fn serve(node: Arc<Node>, stop: impl Future<Output = ()>) -> Result<()
     let streaming = Streaming::start(node.clone()).await?;
     let listener = listen(&socket)?;
     tracing::info!(socket = %socket.display(), "serving the CRI");
+    let listened = node.clone();
+    let stop = async move {
+        stop.await;
+        // Who listens to events does so for ever, and the server waits for all calls.
+        listened.events.close();
+    };
     let runtime =
         RuntimeServiceServer::new(Runtime(node.clone(), streaming)).max_decoding_message_size(MAX_MESSAGE);
     let images = ImageServiceServer::new(Images(node)).max_decoding_message_size(MAX_MESSAGE);

@@ -1,13 +1,14 @@
-//! Figures of containers, as the agents of their guests tell them.
+//! Figures of containers in the CRI's form.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use husk_proto::{agent, cri};
 
+use super::list::selected;
 use crate::error::Result;
-use crate::guest;
-use crate::node::{Container, Node, now_nanos};
-use crate::store::Phase;
+use crate::figures::{self, ContainerFigures};
+use crate::node::{Container, Node};
+use crate::store::ContainerRecord;
 
 /// A figure in the CRI's form.
 pub fn value(value: u64) -> Option<cri::UInt64Value> {
@@ -16,86 +17,85 @@ pub fn value(value: u64) -> Option<cri::UInt64Value> {
 
 /// Figures of one container; only its attributes when it does not run.
 pub async fn container(node: &Node, container: &Container) -> Result<cri::ContainerStats> {
-    Ok(with_processes(node, container).await?.0)
-}
-
-/// The figures, and the number of processes, for which they have no place.
-async fn with_processes(node: &Node, container: &Container) -> Result<(cri::ContainerStats, u64)> {
-    let record = container.record();
-    let phase = record.phase();
-    let config = record.config.unwrap_or_default();
-    let attributes = cri::ContainerAttributes {
-        id: container.id.clone(),
-        metadata: config.metadata,
-        labels: config.labels,
-        annotations: config.annotations,
-    };
-    let mut stats = cri::ContainerStats { attributes: Some(attributes), ..Default::default() };
-    if phase != Phase::Running {
-        return Ok((stats, 0));
+    match figures::of_container(node, container).await? {
+        Some(figures) => Ok(of(node, figures)),
+        None => {
+            Ok(cri::ContainerStats { attributes: Some(attributes(container.record())), ..Default::default() })
+        }
     }
-    let mut agent = node.pod(&record.sandbox_id)?.live().await?.guest;
-    let figures = agent
-        .stats(guest::request(agent::StatsRequest { container_id: container.id.clone() }))
-        .await
-        .map_err(|status| guest::refusal("the guest tells no figures", status))?
-        .into_inner();
-    // The host's clock: rates are made of differences, and the guest's is the tenant's to set.
-    let timestamp = now_nanos();
-    stats.cpu = Some(cri::CpuUsage {
-        timestamp,
-        usage_core_nano_seconds: value(figures.cpu_usage_nanos),
-        ..Default::default()
-    });
-    stats.memory = Some(cri::MemoryUsage {
-        timestamp,
-        working_set_bytes: value(figures.memory_working_set_bytes),
-        usage_bytes: value(figures.memory_usage_bytes),
-        rss_bytes: value(figures.memory_rss_bytes),
-        page_faults: value(figures.page_faults),
-        major_page_faults: value(figures.major_page_faults),
-        ..Default::default()
-    });
-    stats.writable_layer = Some(cri::FilesystemUsage {
-        timestamp,
-        fs_id: Some(cri::FilesystemIdentifier { mountpoint: node.config.root.display().to_string() }),
-        used_bytes: value(figures.writable_bytes),
-        inodes_used: value(figures.writable_inodes),
-    });
-    Ok((stats, figures.pids))
 }
 
 /// Figures of all the running containers that the filter lets through. A guest that does not answer costs
 /// only its own pod's.
-pub async fn list(node: &Node, filter: cri::ContainerStatsFilter) -> Vec<cri::ContainerStats> {
-    list_with_processes(node, filter).await.0
+pub async fn list(node: &Arc<Node>, filter: Option<cri::ContainerStatsFilter>) -> Vec<cri::ContainerStats> {
+    let filter = filter.unwrap_or_default();
+    let wanted = |record: &ContainerRecord| {
+        let labels = record.config.as_ref().map(|config| &config.labels);
+        record.id.starts_with(&filter.id)
+            && record.sandbox_id.starts_with(&filter.pod_sandbox_id)
+            && labels.is_some_and(|labels| selected(labels, &filter.label_selector))
+    };
+    let all = figures::of_containers(node, wanted).await;
+    all.into_iter().map(|figures| of(node, figures)).collect()
 }
 
-/// As [`list`], with the number of processes of them all.
-pub async fn list_with_processes(
-    node: &Node,
-    filter: cri::ContainerStatsFilter,
-) -> (Vec<cri::ContainerStats>, u64) {
-    let (mut all, mut processes) = (Vec::new(), 0u64);
-    for each in node.containers() {
-        let record = each.record();
-        let labels: HashMap<String, String> =
-            record.config.as_ref().map(|c| c.labels.clone()).unwrap_or_default();
-        let wanted = record.phase() == Phase::Running
-            && each.id.starts_with(&filter.id)
-            && record.sandbox_id.starts_with(&filter.pod_sandbox_id)
-            && super::runtime::selected(&labels, &filter.label_selector);
-        if !wanted {
-            continue;
-        }
-        match with_processes(node, &each).await {
-            Ok((stats, of_it)) => {
-                all.push(stats);
-                // The guest's word, which may be any.
-                processes = processes.saturating_add(of_it);
-            }
-            Err(e) => tracing::warn!(container = each.id, "{e}"),
-        }
+/// What a guest told, in the CRI's form.
+pub fn of(node: &Node, figures: ContainerFigures) -> cri::ContainerStats {
+    let ContainerFigures { record, at: timestamp, told } = figures;
+    let limit = record.config.as_ref().and_then(|config| config.linux.as_ref()?.resources.as_ref());
+    let limit = limit.map_or(0, |resources| resources.memory_limit_in_bytes.max(0) as u64);
+    cri::ContainerStats {
+        cpu: Some(cri::CpuUsage {
+            timestamp,
+            usage_core_nano_seconds: value(told.cpu_usage_nanos),
+            usage_nano_cores: None,
+            psi: told.cpu_pressure.map(pressure),
+        }),
+        memory: Some(cri::MemoryUsage {
+            timestamp,
+            working_set_bytes: value(told.memory_working_set_bytes),
+            available_bytes: (limit > 0)
+                .then(|| cri::UInt64Value { value: limit.saturating_sub(told.memory_working_set_bytes) }),
+            usage_bytes: value(told.memory_usage_bytes),
+            rss_bytes: value(told.memory_rss_bytes),
+            page_faults: value(told.page_faults),
+            major_page_faults: value(told.major_page_faults),
+            psi: told.memory_pressure.map(pressure),
+        }),
+        writable_layer: Some(cri::FilesystemUsage {
+            timestamp,
+            fs_id: Some(cri::FilesystemIdentifier { mountpoint: node.config.root.display().to_string() }),
+            used_bytes: value(told.writable_bytes),
+            inodes_used: value(told.writable_inodes),
+        }),
+        swap: told.memory_swap_bytes.map(|bytes| cri::SwapUsage {
+            timestamp,
+            swap_available_bytes: None,
+            swap_usage_bytes: value(bytes),
+        }),
+        io: told.io_pressure.map(|told| cri::IoUsage { timestamp, psi: Some(pressure(told)) }),
+        attributes: Some(attributes(record)),
     }
-    (all, processes)
+}
+
+fn attributes(record: ContainerRecord) -> cri::ContainerAttributes {
+    let config = record.config.unwrap_or_default();
+    cri::ContainerAttributes {
+        id: record.id,
+        metadata: config.metadata,
+        labels: config.labels,
+        annotations: config.annotations,
+    }
+}
+
+fn pressure(told: agent::Pressure) -> cri::PsiStats {
+    // What is no number in a guest's answer must be none in JSON made of this one.
+    let average = |told: f64| if told.is_finite() { told } else { 0.0 };
+    let share = |told: agent::PressureShare| cri::PsiData {
+        total: told.total_nanos,
+        avg10: average(told.avg10),
+        avg60: average(told.avg60),
+        avg300: average(told.avg300),
+    };
+    cri::PsiStats { full: told.full.map(share), some: told.some.map(share) }
 }

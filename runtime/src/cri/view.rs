@@ -112,3 +112,19 @@ pub fn container_status(record: ContainerRecord) -> cri::ContainerStatus {
         stop_signal: 0,
     }
 }
+
+pub fn image(image: husk_images::Image) -> cri::Image {
+    let user = image.config.config().as_ref().and_then(|config| config.user().clone()).unwrap_or_default();
+    let user = user.split(':').next().unwrap_or_default().to_owned();
+    let uid = user.parse().ok().map(|value| cri::Int64Value { value });
+    cri::Image {
+        id: image.id,
+        repo_tags: image.repo_tags,
+        repo_digests: image.repo_digests,
+        size: image.size,
+        username: if uid.is_some() { String::new() } else { user },
+        uid,
+        spec: None,
+        pinned: image.pinned,
+    }
+}

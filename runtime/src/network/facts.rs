@@ -89,7 +89,7 @@ pub(super) fn failed(what: String, error: impl fmt::Display) -> NetworkError {
     NetworkError::Netlink { what, why: error.to_string() }
 }
 
-async fn collect<T>(
+pub(super) async fn collect<T>(
     what: &str,
     stream: impl Stream<Item = Result<T, rtnetlink::Error>>,
 ) -> Result<Vec<T>, NetworkError> {
@@ -105,7 +105,7 @@ async fn collect<T>(
 }
 
 /// Fallback devices of tunnel modules (gretap0, erspan0) appear in every namespace; they are down.
-fn link(message: LinkMessage) -> Option<Link> {
+pub(super) fn link(message: LinkMessage) -> Option<Link> {
     let header = &message.header;
     if header.link_layer_type != LinkLayerType::Ether || !header.flags.contains(LinkFlags::Up) {
         return None;

@@ -5,6 +5,7 @@
 //! was done, after a restart of the daemon too.
 
 mod cni;
+mod counters;
 mod error;
 mod facts;
 mod netns;
@@ -19,6 +20,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use counters::InterfaceCounters;
 pub use error::NetworkError;
 pub use types::{
     Dns, GuestInterface, GuestRoute, NetworkConfig, PodNetworkRequest, PodNetworkSetup, PortMapping, Protocol,
@@ -171,6 +173,16 @@ impl PodNetwork {
         let result = record.result.as_ref().ok_or_else(not_set_up)?;
         self.cni.check(&record.list, &record.attachment, result).await
     }
+
+    /// What went over the sandbox's interfaces, the first of them first.
+    ///
+    /// # Errors
+    /// When its namespace is not there.
+    pub async fn counters(&self, sandbox_id: &str) -> Result<Vec<InterfaceCounters>, NetworkError> {
+        types::check_id(sandbox_id)?;
+        let path = self.netns_path(sandbox_id);
+        netns::run(&path, |netlink| async move { counters::read(&netlink).await }).await
+    }
 }
 
 /// Puts a tap beside every link, and describes the links for the guest.
@@ -180,7 +192,7 @@ async fn tie_taps(
 ) -> Result<(Vec<GuestInterface>, Vec<GuestRoute>), NetworkError> {
     let mut interfaces = Vec::with_capacity(facts.links.len());
     for (number, link) in facts.links.into_iter().enumerate() {
-        let tap = tap::create(netlink, &format!("husktap{number}"), link.mtu).await?;
+        let tap = tap::create(netlink, &format!("{}{number}", tap::PREFIX), link.mtu).await?;
         tc::tie(netlink, link.index, tap.index).await?;
         interfaces.push(GuestInterface {
             name: link.name,

@@ -11,6 +11,9 @@ use rtnetlink::LinkUnspec;
 
 use super::{NetworkError, facts, sys};
 
+/// What the taps' names begin with.
+pub(super) const PREFIX: &str = "husktap";
+
 /// A tap in the calling thread's network namespace, up, that lasts as long as `fd`.
 #[derive(Debug)]
 pub(super) struct Tap {

@@ -7,12 +7,17 @@ mod remove;
 mod resolv;
 mod run;
 mod scratch;
+mod size;
 mod stop;
+mod update;
+
+pub use run::check_handler;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::events::Kind;
 use crate::node::{Node, Pod, lock};
 use crate::store::Phase;
 use crate::volume;
@@ -22,6 +27,8 @@ use crate::volume;
 async fn tear_down(node: &Arc<Node>, pod: &Pod) -> Result<()> {
     pod.live.write().await.take();
     let vm = lock(&pod.vm).take();
+    // One that was still on its way up was never started.
+    let was_ready = vm.is_some() && pod.record().phase() != Phase::Creating;
     if let Some(vm) = vm {
         vm.stop().await;
     }
@@ -29,6 +36,9 @@ async fn tear_down(node: &Arc<Node>, pod: &Pod) -> Result<()> {
         if container.record().phase() == Phase::Running {
             node.record_exit(&container, 137, "Error", "the pod was stopped")?;
         }
+    }
+    if was_ready {
+        node.tell_of_pod(pod, Kind::Stopped);
     }
     if let Some(network) = &node.network {
         network.teardown(&pod.id).await?;

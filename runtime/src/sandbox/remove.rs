@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::tear_down;
 use crate::error::{Error, Result};
+use crate::events::Kind;
 use crate::node::Node;
 use crate::store::Phase;
 
@@ -21,6 +22,8 @@ impl Node {
         for container in self.containers_of(&pod.id) {
             self.forget_container(&container.id)?;
         }
-        self.forget_pod(&pod.id)
+        self.forget_pod(&pod.id)?;
+        self.tell_of_pod(&pod, Kind::Deleted);
+        Ok(())
     }
 }

@@ -6,8 +6,10 @@ use std::time::Instant;
 use husk_proto::{agent, cri};
 use husk_vmm::config::slot_serial;
 
+use super::size::Size;
 use super::{namespaces, resolv, scratch, tear_down};
 use crate::error::{Error, Result};
+use crate::events::Kind;
 use crate::guest;
 use crate::network::{Dns, PodNetworkRequest, PortMapping, Protocol};
 use crate::node::{Live, Node, Pod, lock, new_id, now_nanos};
@@ -37,6 +39,7 @@ impl Node {
             other.config.as_ref().is_some_and(|config| config.metadata == metadata)
         })?;
         let _changing = pod.changing.lock().await;
+        self.tell_of_pod(&pod, Kind::Created);
         match self.boot(&pod).await {
             Ok(()) => Ok(pod.id.clone()),
             Err(error) => {
@@ -44,6 +47,7 @@ impl Node {
                     tracing::error!(sandbox = pod.id, "after a failed start: {e}");
                 }
                 self.forget_pod(&pod.id)?;
+                self.tell_of_pod(&pod, Kind::Deleted);
                 Err(error)
             }
         }
@@ -94,13 +98,15 @@ impl Node {
         let networked = begun.elapsed();
 
         let defaults = &self.config.vm;
-        let (vcpus, memory_mib) = size(&config, defaults);
+        let Size { vcpus, memory_mib } = Size::of(&config, defaults);
         let spec = VmSpec { id: &pod.id, dir: &dir, vcpus, memory_mib, nets };
         let vm = Arc::new(Vm::start(defaults, spec)?);
         *lock(&pod.vm) = Some(vm.clone());
         self.update_pod(pod, |record| {
             record.vmm_pid = vm.process.pid;
             record.vmm_started = vm.process.started;
+            record.vcpus = vcpus.into();
+            record.memory_mib = memory_mib;
             record.ips = ips;
         })?;
         vm.ready(defaults).await?;
@@ -124,6 +130,7 @@ impl Node {
         let volumes = Arc::new(tokio::sync::Mutex::new(Volumes::new(&dir)));
         *pod.live.write().await = Some(Live { vm: vm.clone(), guest, slots, volumes });
         self.update_pod(pod, |record| record.phase = Phase::Running.into())?;
+        self.tell_of_pod(pod, Kind::Started);
         self.watch(pod.clone(), vm);
         let ms = |d: std::time::Duration| d.as_millis() as u64;
         tracing::info!(
@@ -160,35 +167,27 @@ impl Node {
             }
         }
         *pod.live.write().await = None;
-        lock(&pod.vm).take();
+        // Who takes the VM tells of its end: a pod that is being stopped meanwhile does it otherwise.
+        let had_vm = lock(&pod.vm).take().is_some();
         self.update_pod(pod, |record| {
             if record.phase() == Phase::Running {
                 record.phase = Phase::Stopped.into();
                 record.message = why.into();
             }
-        })
+        })?;
+        if had_vm {
+            self.tell_of_pod(pod, Kind::Stopped);
+        }
+        Ok(())
     }
 }
 
-/// vCPUs and MiB: the pod's own limits, else the defaults. What the guest's kernel and agent need comes on
-/// top: as the RuntimeClass says (`overhead`), else as configured.
-fn size(config: &cri::PodSandboxConfig, defaults: &crate::config::VmDefaults) -> (u8, u32) {
-    let linux = config.linux.as_ref();
-    let resources = linux.and_then(|linux| linux.resources.clone()).unwrap_or_default();
-    let overhead = linux.and_then(|linux| linux.overhead.as_ref()).map_or(0, |o| o.memory_limit_in_bytes);
-    let vcpus = match (resources.cpu_quota, resources.cpu_period) {
-        (quota, period) if quota > 0 && period > 0 => {
-            (quota as u64).div_ceil(period as u64).clamp(1, 32) as u8
-        }
-        _ => defaults.vcpus,
-    };
-    let mib = |bytes: i64| u32::try_from((bytes.max(0) as u64).div_ceil(1 << 20)).unwrap_or(u32::MAX / 2);
-    let overhead = if overhead > 0 { mib(overhead) } else { defaults.memory_overhead_mib };
-    let memory = match mib(resources.memory_limit_in_bytes) {
-        0 => defaults.memory_mib,
-        asked => asked.saturating_add(overhead).max(64),
-    };
-    (vcpus, memory)
+/// Refuses a RuntimeClass handler that is another runtime's.
+pub fn check_handler(handler: &str) -> Result<()> {
+    if handler.is_empty() || handler == "husk" {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!("runtime handler {handler:?} is not known; use \"husk\" or none")))
 }
 
 fn validate(config: &cri::PodSandboxConfig, handler: &str) -> Result<()> {
@@ -198,11 +197,7 @@ fn validate(config: &cri::PodSandboxConfig, handler: &str) -> Result<()> {
     if metadata.name.is_empty() || metadata.namespace.is_empty() || metadata.uid.is_empty() {
         return Err(Error::Invalid("the sandbox's name, namespace and uid must not be empty".into()));
     }
-    if !handler.is_empty() && handler != "husk" {
-        return Err(Error::Invalid(format!(
-            "runtime handler {handler:?} is not known; use \"husk\" or none"
-        )));
-    }
+    check_handler(handler)?;
     if config.hostname.len() > 64 {
         return Err(Error::Invalid(format!("hostname {:?} is longer than 64 bytes", config.hostname)));
     }
@@ -302,27 +297,5 @@ mod tests {
             ..Default::default()
         });
         assert!(validate(&config, "").unwrap_err().to_string().contains("network"));
-    }
-
-    #[test]
-    fn the_vm_is_as_large_as_the_pods_limits() {
-        let defaults = crate::config::VmDefaults::default();
-        let mut config = config();
-        assert_eq!(size(&config, &defaults), (defaults.vcpus, defaults.memory_mib));
-        config.linux = Some(cri::LinuxPodSandboxConfig {
-            resources: Some(cri::LinuxContainerResources {
-                cpu_quota: 150_000,
-                cpu_period: 100_000,
-                memory_limit_in_bytes: 100 << 20,
-                ..Default::default()
-            }),
-            ..Default::default()
-        });
-        assert_eq!(size(&config, &defaults), (2, 100 + defaults.memory_overhead_mib));
-        if let Some(linux) = &mut config.linux {
-            linux.overhead =
-                Some(cri::LinuxContainerResources { memory_limit_in_bytes: 30 << 20, ..Default::default() });
-        }
-        assert_eq!(size(&config, &defaults), (2, 130));
     }
 }

@@ -48,6 +48,12 @@ pub struct SandboxRecord {
     /// Why the pod is not ready, for a person.
     #[prost(string, tag = "9")]
     pub message: String,
+    /// vCPUs that its VM was made with; 0: not yet made, or by a daemon that did not write it down.
+    #[prost(uint32, tag = "10")]
+    pub vcpus: u32,
+    /// Memory that its VM was made with, MiB; 0 as above.
+    #[prost(uint32, tag = "11")]
+    pub memory_mib: u32,
 }
 
 /// A container.

@@ -98,7 +98,8 @@ impl VmProcess {
         let field = |number: usize| stat.get(number - 3).copied();
         let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
         Some(Usage {
-            cpu_nanos: (field(14)? + field(15)?).saturating_mul(tick),
+            cpu_user_nanos: field(14)?.saturating_mul(tick),
+            cpu_system_nanos: field(15)?.saturating_mul(tick),
             resident_bytes: field(24)?.saturating_mul(rustix::param::page_size() as u64),
             minor_faults: field(10)?,
             major_faults: field(12)?,
@@ -113,16 +114,25 @@ impl VmProcess {
 }
 
 /// What a process has used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// User and system time of all its threads, guests' included, nanoseconds.
-    pub cpu_nanos: u64,
+    /// User time of all its threads, that of the guest included, nanoseconds.
+    pub cpu_user_nanos: u64,
+    /// Their system time, nanoseconds.
+    pub cpu_system_nanos: u64,
     /// Memory that it holds, the guest's that was touched included, bytes.
     pub resident_bytes: u64,
     /// Page faults that needed no disk.
     pub minor_faults: u64,
     /// Those that did.
     pub major_faults: u64,
+}
+
+impl Usage {
+    /// CPU time, nanoseconds.
+    pub fn cpu_nanos(&self) -> u64 {
+        self.cpu_user_nanos.saturating_add(self.cpu_system_nanos)
+    }
 }
 
 /// Fields of /proc/PID/stat (proc(5)), from the third on.

@@ -138,12 +138,39 @@ pub async fn oversize_request(bed: Arc<Bed>) {
     assert_eq!(pod.status().await.annotations["large"].len(), 1 << 20);
 }
 
-/// Calls that are not served yet say so.
-pub async fn calls_not_there(bed: Arc<Bed>) {
-    let mut runtime = bed.client.runtime();
-    let codes = &[Code::Unimplemented];
-    expect_code(runtime.checkpoint_container(cri::CheckpointContainerRequest::default()).await, codes, &[]);
-    expect_code(runtime.get_container_events(cri::GetEventsRequest::default()).await.map(|_| ()), codes, &[]);
+/// Checkpoints are not served: that is said after what is wrong with the request itself.
+pub async fn checkpoints(bed: Arc<Bed>) {
+    let (mut runtime, unknown) = (bed.client.runtime(), "0123456789abcdef".repeat(4));
+    let pod = bed.pod(pod("checkpoint")).await;
+    let inside = pod.start(container("inside", "sleep 3600")).await;
+    let (missing, unserved) = (&[Code::NotFound], &[Code::Unimplemented]);
+    for (container_id, codes) in [(&unknown, missing), (&inside.id, unserved)] {
+        let request =
+            cri::CheckpointContainerRequest { container_id: container_id.clone(), ..Default::default() };
+        expect_code(runtime.checkpoint_container(request).await, codes, &[container_id]);
+    }
+    for (pod, container, named, codes) in [
+        (&unknown, &inside.id, &unknown, missing),
+        (&pod.id, &unknown, &unknown, missing),
+        (&pod.id, &inside.id, &pod.id, unserved),
+    ] {
+        let request = cri::CheckpointPodRequest {
+            pod_sandbox_id: pod.clone(),
+            container_ids: vec![container.clone()],
+            ..Default::default()
+        };
+        expect_code(runtime.checkpoint_pod(request).await, codes, &[named]);
+    }
+    for (handler, code, named) in
+        [("elsewhere", Code::InvalidArgument, "elsewhere"), ("husk", Code::Unimplemented, "/checkpoint")]
+    {
+        let request = cri::RestorePodRequest {
+            checkpoint_path: "/checkpoint".into(),
+            runtime_handler: handler.into(),
+            ..Default::default()
+        };
+        expect_code(runtime.restore_pod(request).await, &[code], &[named]);
+    }
 }
 
 /// What a container may ask for elsewhere, and not here yet.

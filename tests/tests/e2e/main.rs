@@ -7,11 +7,15 @@ mod churn;
 mod command_line;
 mod crictl;
 mod disks;
+mod events;
 mod exec;
 mod faults;
 mod images;
 mod life;
+mod limits;
+mod lists;
 mod logs;
+mod metrics;
 mod network;
 mod process;
 mod restart;
@@ -124,13 +128,17 @@ fn main() -> ExitCode {
         images: pull_list_remove, platform_of_an_index, layers_are_whole, malformed_references, not_in_the_registry,
             damaged_content, unreachable_registry, wrong_platform;
         disks: container_disk, partitions, from_files, debian;
-        bad_input: incomplete_requests, host_namespaces, log_paths, oversize_request, calls_not_there,
+        bad_input: incomplete_requests, host_namespaces, log_paths, oversize_request, checkpoints,
             what_is_not_served;
         faults: plugin_fails_to_add, plugin_fails_to_delete, no_network_configured, no_kvm, vmm_killed;
         restart: pod_goes_on, vmm_dies_meanwhile, killed_in_the_middle;
         volumes: seen_from_both_sides, read_only, propagation, malformed_requests, after_a_restart, share_is_sealed, removed_on_the_host;
         streaming: commands, large_output, half_closed_input, terminal, many_at_once, killed_client, attached_output,
             attached_input, attached_terminal, forwarded_ports, refused_port, urls, wrong_requests;
+        events: whole_life, accidents, slow_listener, daemon_ends, by_crictl;
+        lists: as_the_unary_calls;
+        limits: of_a_pod;
+        metrics: under_load, hung_guest;
         command_line: run_passes_output_and_code, run_on_the_network, run_refuses, check_of_a_fit_host,
             check_names_what_is_missing, serve_refuses;
         churn: twenty_pods_five_at_a_time;
