@@ -11,6 +11,7 @@ mod start;
 mod update;
 mod usage;
 mod user;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +23,7 @@ pub use self::images::Images;
 use self::pid_namespace::{PidNamespace, PodPids};
 use self::root::Root;
 use self::usage::Usage;
+use self::volumes::{Media, Memory, Volumes};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 use crate::process::Process;
@@ -44,6 +46,7 @@ pub struct Container {
     /// The spec's rules; `None` for no restriction.
     devices: Option<Vec<LinuxDeviceCgroup>>,
     root: Root,
+    volumes: Volumes,
     pids: PidNamespace,
     usage: Usage,
     /// Held by what changes the container's state.
@@ -138,6 +141,10 @@ impl Container {
 pub struct Tools {
     /// The images' file systems.
     pub images: Images,
+    /// The pod's volumes in memory.
+    pub memory: Memory,
+    /// The block devices that containers use as such.
+    pub media: Media,
     /// Sees how processes end.
     pub reaper: Arc<Reaper>,
     /// What containers that share their processes are in.
