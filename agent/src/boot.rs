@@ -51,9 +51,16 @@ pub fn prepare() -> Result<()> {
             result => result.context(|| format!("mounting {kind} on {target}"))?,
         }
     }
-    for directory in
-        [paths::CONTAINERS, paths::IMAGES, paths::SCRATCH, paths::STATE, paths::ETC, paths::CONSOLES]
-    {
+    for directory in [
+        paths::CONTAINERS,
+        paths::IMAGES,
+        paths::SCRATCH,
+        paths::MEMORY,
+        paths::DEVICES,
+        paths::STATE,
+        paths::ETC,
+        paths::CONSOLES,
+    ] {
         fs::create_dir_all(directory).context(|| format!("making {directory}"))?;
     }
     cgroup::prepare()?;

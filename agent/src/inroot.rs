@@ -3,8 +3,8 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
@@ -56,6 +56,18 @@ impl Root {
         Ok(Some(content))
     }
 
+    /// Where the directory or regular file `path` really is: a path without links, as the agent names it. Of use only
+    /// where nothing is renamed.
+    pub fn place(&self, path: &Path) -> io::Result<PathBuf> {
+        let fd = self.open_in(path, OFlag::O_PATH)?;
+        match SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT {
+            SFlag::S_IFDIR | SFlag::S_IFREG => {
+                std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+            }
+            _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a directory nor a regular file")),
+        }
+    }
+
     /// Makes the directory `path` and those above it where they are missing, mode 0755.
     pub fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
@@ -95,6 +107,27 @@ mod tests {
         assert_eq!(root.read(Path::new("/etc/passwd")).unwrap().unwrap(), b"inside");
         assert_eq!(root.read(Path::new("/up")).unwrap().unwrap(), b"inside");
         assert!(root.read(Path::new("/etc/group")).unwrap().is_none());
+    }
+
+    #[test]
+    fn places_are_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().canonicalize().unwrap();
+        fs::create_dir_all(top.join("a/etc")).unwrap();
+        fs::write(top.join("a/file"), "").unwrap();
+        symlink("/etc", top.join("a/absolute")).unwrap();
+        symlink("../../../../../../etc", top.join("a/climbing")).unwrap();
+        symlink("/proc/self/root/etc", top.join("a/magic")).unwrap();
+        nix::unistd::mkfifo(&top.join("a/fifo"), Mode::S_IRUSR).unwrap();
+        let root = Root::open(&top.join("a")).unwrap();
+        for path in ["etc", "/etc", "absolute", "climbing", "../../etc", "etc/../../../etc/."] {
+            assert_eq!(root.place(Path::new(path)).unwrap(), top.join("a/etc"), "{path}");
+        }
+        assert_eq!(root.place(Path::new("file")).unwrap(), top.join("a/file"));
+        assert_eq!(root.place(Path::new("/")).unwrap(), top.join("a"));
+        for path in ["magic", "fifo", "absent", "file/x"] {
+            assert!(root.place(Path::new(path)).is_err(), "{path}");
+        }
     }
 
     #[test]

@@ -14,6 +14,12 @@ pub const SCRATCH: &str = "/run/husk/scratch";
 /// Where the pod's volumes are mounted: one directory a container, in it one mount point a volume.
 pub const VOLUMES: &str = "/run/husk/volumes";
 
+/// One directory a volume in memory, by number.
+pub const MEMORY: &str = "/run/husk/memory";
+
+/// One directory a container that has devices, in it their nodes by number.
+pub const DEVICES: &str = "/run/husk/devices";
+
 /// The container library's state.
 pub const STATE: &str = "/run/husk/state";
 

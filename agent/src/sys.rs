@@ -62,6 +62,13 @@ pub fn set_disk_read_only(disk: BorrowedFd<'_>, read_only: bool) -> io::Result<(
     check(unsafe { libc::ioctl(disk.as_raw_fd(), BLKROSET, &value) }.into()).map(drop)
 }
 
+/// Has the kernel write back and drop what it has cached of a disk (BLKFLSBUF).
+pub fn forget_cached(disk: BorrowedFd<'_>) -> io::Result<()> {
+    const BLKFLSBUF: libc::c_ulong = 0x1261;
+    // SAFETY: BLKFLSBUF takes nothing.
+    check(unsafe { libc::ioctl(disk.as_raw_fd(), BLKFLSBUF) }.into()).map(drop)
+}
+
 /// `struct blkpg_ioctl_arg` (linux/blkpg.h).
 #[repr(C)]
 struct BlkpgArgument {

@@ -26,6 +26,10 @@ pub const READY_PORT: u32 = 1025;
 /// (see `agent.proto`).
 pub const VOLUME_SOURCE: &str = "husk:volume/";
 
+/// What the source of a bind mount begins with that is one of the volumes which the guest makes; its number in the
+/// request follows (see `agent.proto`).
+pub const GUEST_VOLUME_SOURCE: &str = "husk:guest-volume/";
+
 /// The tag of the virtio-fs device that shows the guest its volumes.
 pub const VOLUME_TAG: &str = "husk";
 

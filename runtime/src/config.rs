@@ -56,7 +56,7 @@ pub struct VmDefaults {
     pub memory_mib: u32,
     /// Added to the memory that a pod asks for, MiB: what the guest's kernel and agent need.
     pub memory_overhead_mib: u32,
-    /// Block slots: distinct images that a pod can use at once, plus one for its scratch disk.
+    /// Block slots: distinct images and block devices that a pod can use at once, plus one for its scratch disk.
     pub block_slots: u8,
     /// Size limit of a pod's scratch disk, MiB; it is sparse.
     pub scratch_mib: u64,

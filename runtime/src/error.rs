@@ -19,6 +19,9 @@ pub enum Error {
         /// As the caller wrote it.
         id: String,
     },
+    /// There is no such thing; the text says how to get it.
+    #[error("{0}")]
+    Missing(String),
     /// The name is taken.
     #[error("{0}")]
     Exists(String),

@@ -165,19 +165,14 @@ impl Node {
         Ok(pod)
     }
 
-    /// Adds a container unless `taken` says that another has its name; both under one lock.
+    /// Adds a container unless it cannot be beside one of the others, as `beside` says; both under one lock.
     pub fn add_container(
         &self,
         record: ContainerRecord,
-        taken: impl Fn(&ContainerRecord) -> bool,
+        beside: impl Fn(&ContainerRecord) -> Result<()>,
     ) -> Result<Arc<Container>> {
         let mut containers = lock(&self.containers);
-        if let Some(other) = containers.values().find(|c| taken(&c.record())) {
-            return Err(Error::Exists(format!(
-                "a container of the same name, {}, is there already",
-                other.id
-            )));
-        }
+        containers.values().try_for_each(|other| beside(&other.record()))?;
         self.store.put_container(&record)?;
         let container = Arc::new(Container {
             id: record.id.clone(),

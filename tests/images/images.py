@@ -131,6 +131,14 @@ def write(layout, root):
 
     layout.image("layers", [lowest, *_layered(root)], shell)
 
+    # For volumes: links that want out of the image, to names that the guest has as well.
+    volume = Layer().text("data/file", "file\n").text("data/deep/below", "below\n")
+    volume.text("run/husk/etc/hosts", "of the image\n").symlink("to-deep", "/data/deep")
+    volume.symlink("out", "../../../../run/husk/etc").symlink("absolute", "/run/husk/etc")
+    volume.symlink("proc-root", "/proc/self/root").symlink("round", "round")
+    volume.add("pipe", tarfile.FIFOTYPE, mode=0o622)
+    layout.image("volume", [volume], shell)
+
     work = Layer().directory("work/here", uid=1234, gid=1234)
     work.text("bin/report", "#!/bin/sh\necho \"arguments:$*\"\necho \"directory:$PWD\"\necho \"user:$(id)\"\n"
               "env | sort | sed 's/^/env:/'\n", 0o755)

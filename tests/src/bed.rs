@@ -12,7 +12,8 @@ use tempfile::TempDir;
 use crate::{Client, Cni, Crictl, Daemon, Leftovers, Paths, Pod, Registry, step};
 
 /// The images that are pushed, as tests/images/build names them.
-const IMAGES: [&str; 8] = ["busybox", "nginx", "layers", "user", "arm", "corrupt", "missing", "mislabelled"];
+const IMAGES: [&str; 9] =
+    ["busybox", "nginx", "layers", "volume", "user", "arm", "corrupt", "missing", "mislabelled"];
 
 /// The node. All of it ends with this value.
 #[derive(Debug)]

@@ -10,6 +10,7 @@ use oci_spec::runtime::{Process as OciProcess, Spec};
 use super::root::Root;
 use super::usage::Usage;
 use super::user::{Identity, resolve_in};
+use super::volumes::Volumes;
 use super::{Container, Stage, Tools, spec, terminal_size};
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Result};
@@ -27,7 +28,14 @@ impl Container {
         sandbox::volumes::mount_for(&spec)?;
         let bundle = paths::bundle(&request.id);
         fs::create_dir_all(&bundle).context(|| format!("making {}", bundle.display()))?;
-        let root = Root::mount(&tools.images, &request.id, &rootfs).await?;
+        let volumes = Volumes::make(tools, &request.id, &request.guest_volumes, &mut spec).await?;
+        let root = match Root::mount(&tools.images, &request.id, &rootfs).await {
+            Ok(root) => root,
+            Err(error) => {
+                volumes.give_up(tools).await;
+                return Err(error);
+            }
+        };
         let prepared =
             prepare(&request.id, &mut spec, &rootfs, &request.user.unwrap_or_default(), root.place());
         let (identity, template) = match prepared {
@@ -36,6 +44,7 @@ impl Container {
                 if let Err(e) = root.unmount(&tools.images).await {
                     tracing::warn!(container = request.id, "after a failed creation: {e}");
                 }
+                volumes.give_up(tools).await;
                 let _ = fs::remove_dir_all(&bundle);
                 return Err(error);
             }
@@ -52,6 +61,7 @@ impl Container {
             devices: spec.linux().as_ref().and_then(|l| l.resources().as_ref()?.devices().clone()),
             execs: Mutex::default(),
             root,
+            volumes,
             pids: request.pid_namespace.into(),
             usage: Usage::default(),
             stage: tokio::sync::Mutex::new(Stage::Created),

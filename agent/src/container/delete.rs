@@ -18,6 +18,7 @@ impl Container {
         // A cgroup is gone only when all of its processes are, and with them their mount namespaces.
         self.cgroup.remove().await?;
         self.root.unmount(&tools.images).await?;
+        self.volumes.remove(tools).await?;
         for directory in [&paths::bundle(&self.id), &Path::new(paths::STATE).join(&self.id)] {
             match fs::remove_dir_all(directory) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {

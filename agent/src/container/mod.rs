@@ -12,6 +12,7 @@ mod start;
 mod update;
 mod usage;
 mod user;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +24,7 @@ pub use self::images::Images;
 use self::pid_namespace::{PidNamespace, PodPids};
 use self::root::Root;
 use self::usage::Usage;
+use self::volumes::{Media, Memory, Volumes};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 use crate::process::Process;
@@ -45,6 +47,7 @@ pub struct Container {
     /// The spec's rules; `None` for no restriction.
     devices: Option<Vec<LinuxDeviceCgroup>>,
     root: Root,
+    volumes: Volumes,
     pids: PidNamespace,
     usage: Usage,
     /// Held by what changes the container's state.
@@ -121,6 +124,10 @@ impl Container {
 pub struct Tools {
     /// The images' file systems.
     pub images: Images,
+    /// The pod's volumes in memory.
+    pub memory: Memory,
+    /// The block devices that containers use as such.
+    pub media: Media,
     /// Sees how processes end.
     pub reaper: Arc<Reaper>,
     /// What containers that share their processes are in.

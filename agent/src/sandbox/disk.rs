@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use crate::error::{Context, Error, Result};
 use crate::ids;
 use crate::paths;
+use crate::sys;
 
 /// How long the kernel may take to see a medium that the VMM has just put into a device, or to let go of one.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -118,14 +120,28 @@ impl Disk {
     /// Waits until the kernel has let go of the device: a file system that is still held somewhere would be
     /// seen again in place of the device's next medium.
     pub async fn released(&self) -> Result<()> {
+        self.alone().await.map(drop)
+    }
+
+    /// As [`Self::released`], and what was written to the device itself is on the host's side then.
+    pub async fn written(&self) -> Result<()> {
+        let file = self.alone().await?;
+        // A medium that takes no writes, or has failed, must not keep a container from its end.
+        if let Err(e) = nix::unistd::fsync(&file) {
+            tracing::warn!("writing what is left to {}: {e}", self.node().display());
+        }
+        // What is cached must not be seen in place of the next medium's, even if the node is open elsewhere.
+        sys::forget_cached(file.as_fd())
+            .context(|| format!("forgetting what is cached of {}", self.node().display()))
+    }
+
+    async fn alone(&self) -> Result<OwnedFd> {
         let node = self.node();
         let begun = Instant::now();
         loop {
             match nix::fcntl::open(&node, OFlag::O_RDONLY | OFlag::O_EXCL | OFlag::O_CLOEXEC, Mode::empty()) {
                 Err(Errno::EBUSY) if begun.elapsed() < PATIENCE => sleep(Duration::from_millis(2)).await,
-                result => {
-                    return result.map(drop).context(|| format!("waiting for {} to be free", node.display()));
-                }
+                result => return result.context(|| format!("waiting for {} to be free", node.display())),
             }
         }
     }

@@ -46,8 +46,12 @@ fn hosts(request: &ConfigureSandboxRequest) -> String {
     text
 }
 
-/// The file behind a bind mount's source in the protocol's form (`husk:hosts`).
+/// The file behind a bind mount's source in the protocol's form (`husk:hosts`). A volume that the guest makes keeps
+/// its name until it is made.
 pub fn provided(source: &str) -> Result<PathBuf> {
+    if source.starts_with(husk_proto::GUEST_VOLUME_SOURCE) {
+        return Ok(source.into());
+    }
     if let Some(place) = source.strip_prefix(husk_proto::VOLUME_SOURCE) {
         return super::volumes::place(place);
     }
@@ -55,7 +59,8 @@ pub fn provided(source: &str) -> Result<PathBuf> {
         Some(name @ (RESOLV_CONF | HOSTNAME | HOSTS)) => name,
         _ => {
             return Err(Error::Invalid(format!(
-                "bind mount of {source:?}: only husk:resolv.conf, husk:hostname, husk:hosts and husk:volume/… are there"
+                "bind mount of {source:?}: only husk:resolv.conf, husk:hostname, husk:hosts, husk:volume/… and \
+                 husk:guest-volume/… are there"
             )));
         }
     };

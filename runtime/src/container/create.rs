@@ -6,14 +6,13 @@ use husk_proto::agent::create_container_request;
 use husk_proto::{agent, cri};
 use husk_vmm::config::slot_serial;
 
-use super::{disk, log_path, spec};
+use super::volumes::Volumes;
+use super::{device, disk, log_path, spec};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::node::{Container, Live, Node, new_id, now_nanos};
 use crate::sandbox::namespaces;
 use crate::store::{ContainerRecord, Phase};
-use crate::vm::DiskPiece;
-use crate::volume::{self, Volume};
 
 impl Node {
     /// Makes a container ready to be started and answers its id.
@@ -32,7 +31,7 @@ impl Node {
         let image = self.image(&wanted)?;
         let log = log_path::join(&pod_config.log_directory, &config.log_path)?;
         let id = new_id();
-        let volumes = volume::requested(&config)?;
+        let volumes = self.volumes(&pod, &config)?;
         let request = agent::CreateContainerRequest {
             id: id.clone(),
             oci_spec: spec::build(&id, &config, &image.config, &pod_config, &volumes)?,
@@ -40,6 +39,7 @@ impl Node {
             user: Some(spec::user(&config, &image.config)?),
             stdin: config.stdin,
             pid_namespace: self.pid_namespace(&pod.id, &config)?,
+            guest_volumes: Vec::new(),
         };
         let mut rootfs = agent::RootFs { read_only: spec::read_only_root(&config), ..Default::default() };
         if image.is_disk {
@@ -56,11 +56,16 @@ impl Node {
             phase: Phase::Creating.into(),
             log_path: log,
             stop_signal: super::stop::signal_number(stop_signal.as_deref())?,
+            media: volumes.media.clone(),
             ..Default::default()
         };
         let container = self.add_container(record, |other| {
-            other.sandbox_id == pod.id
-                && other.config.as_ref().and_then(|config| config.metadata.as_ref()) == Some(&metadata)
+            let named = other.config.as_ref().and_then(|config| config.metadata.as_ref());
+            if other.sandbox_id == pod.id && named == Some(&metadata) {
+                let text = format!("a container of the same name, {}, is there already", other.id);
+                return Err(Error::Exists(text));
+            }
+            device::check_beside(&pod.id, &volumes.media, other, |id| self.has_vm(id))
         })?;
         let _changing = container.changing.lock().await;
         match self.create_in_guest(&live, &container, request, rootfs, &volumes).await {
@@ -72,7 +77,7 @@ impl Node {
                 if let Err(e) = live.volumes.lock().await.remove(&container.id) {
                     tracing::error!(container = container.id, "after a failed creation: {e}");
                 }
-                self.release_image(&live, &container).await;
+                self.release_media(&live, &container).await;
                 self.forget_container(&container.id)?;
                 Err(error)
             }
@@ -115,13 +120,13 @@ impl Node {
         container: &Container,
         mut request: agent::CreateContainerRequest,
         mut rootfs: agent::RootFs,
-        volumes: &[Volume],
+        volumes: &Volumes,
     ) -> Result<()> {
-        live.volumes.lock().await.add(&self.config.volumes, &live.vm, &container.id, volumes).await?;
-        let image_id = container.record().image_id;
-        let slot = self.take_image(live, container, &image_id).await?;
-        rootfs.image_serial = slot_serial(slot);
+        live.volumes.lock().await.add(&self.config.volumes, &live.vm, &container.id, &volumes.host).await?;
+        let (image, media) = self.take_media(live, container).await?;
+        rootfs.image_serial = slot_serial(image);
         request.rootfs = Some(rootfs);
+        request.guest_volumes = volumes.guest.iter().map(|volume| volume.request(&media)).collect();
         let answer = live
             .guest
             .clone()
@@ -134,52 +139,8 @@ impl Node {
         })
     }
 
-    /// One user more of the container's image in its pod: the slot that holds it.
-    async fn take_image(&self, live: &Live, container: &Container, image_id: &str) -> Result<u8> {
-        let pieces = self.image_disk(image_id)?;
-        let mut slots = live.slots.lock().await;
-        let (slot, attach) = slots.take(image_id)?;
-        let taken = async {
-            self.update_container(container, |record| record.slot = slot.into())?;
-            if attach { live.vm.attach(slot, true, pieces).await } else { Ok(()) }
-        };
-        if let Err(error) = taken.await {
-            slots.release(image_id);
-            self.update_container(container, |record| record.slot = 0)?;
-            return Err(error);
-        }
-        Ok(slot)
-    }
-
-    /// One user less of the container's image in its pod.
-    pub(super) async fn release_image(&self, live: &Live, container: &Container) {
-        let record = container.record();
-        if record.slot == 0 {
-            return;
-        }
-        let mut slots = live.slots.lock().await;
-        if let Some(slot) = slots.release(&record.image_id)
-            && let Err(e) = live.vm.detach(slot).await
-        {
-            tracing::warn!(container = container.id, slot, "cannot detach the image: {e}");
-        }
-    }
-
     /// The image of that name or id.
-    fn image(&self, name: &str) -> Result<husk_images::Image> {
+    pub(super) fn image(&self, name: &str) -> Result<husk_images::Image> {
         self.images.status(name)?.ok_or_else(|| Error::NotFound { kind: "image", id: name.into() })
-    }
-
-    /// The image's disk, its files opened.
-    fn image_disk(&self, id: &str) -> Result<Vec<DiskPiece>> {
-        let disk = self.images.disk(id)?;
-        disk.extents
-            .into_iter()
-            .map(|extent| {
-                let file =
-                    std::fs::File::open(&extent.file).map_err(|e| Error::io("open", &extent.file, e))?;
-                Ok(DiskPiece { file: file.into(), offset: extent.offset, length: extent.length })
-            })
-            .collect()
     }
 }

@@ -2,6 +2,7 @@
 
 mod attach;
 mod create;
+mod device;
 mod disk;
 mod exec;
 mod exec_process;
@@ -10,6 +11,8 @@ mod log;
 mod log_journal;
 mod log_path;
 mod logger;
+mod media;
+mod memory_volume;
 mod mounts;
 mod process;
 mod remove;
@@ -19,6 +22,7 @@ mod spec;
 mod start;
 mod stop;
 mod update;
+mod volumes;
 
 pub use attach::{Attachment, attach};
 pub use disk::PARTITION;

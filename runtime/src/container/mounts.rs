@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::volume::{self, Volume};
+use super::volumes::Volumes;
+use crate::volume;
 
 /// The kernel's file systems, the pod's files, then the volumes. A volume takes the place of a mount of the
 /// same destination, and what lies deeper comes later.
-pub fn all(id: &str, privileged: bool, volumes: &[Volume]) -> Vec<Value> {
+pub fn all(id: &str, privileged: bool, volumes: &Volumes) -> Vec<Value> {
     let sys_option = if privileged { "rw" } else { "ro" };
     let mut mounts = vec![
         json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]}),
@@ -31,16 +32,22 @@ pub fn all(id: &str, privileged: bool, volumes: &[Volume]) -> Vec<Value> {
         mounts.push(json!({"destination": destination, "type": "bind", "source": source,
                            "options": ["bind", "rw"]}));
     }
-    let is_volume =
-        |mount: &Value| volumes.iter().any(|volume| mount["destination"] == json!(volume.container));
-    mounts.retain(|mount| !is_volume(mount));
-    mounts.extend(volumes.iter().enumerate().map(|(number, volume)| {
+    let places = volumes.host.iter().map(|volume| &volume.container);
+    let places: Vec<_> = places.chain(volumes.guest.iter().map(|volume| &volume.container)).collect();
+    mounts.retain(|mount| !places.iter().any(|place| mount["destination"] == json!(place)));
+    mounts.extend(volumes.host.iter().enumerate().map(|(number, volume)| {
         let propagation = if volume.follows_host { "rslave" } else { "rprivate" };
         // The host refuses writes to what is read-only. The guest's own flag would hold for what is mounted below
         // as well, whether that was asked for or not.
         let access = if volume.read_only && volume.recursively { "ro" } else { "rw" };
         json!({"destination": volume.container, "type": "bind", "source": volume::source(id, number),
                "options": ["rbind", propagation, access]})
+    }));
+    mounts.extend(volumes.guest.iter().enumerate().map(|(number, volume)| {
+        let access = if volume.read_only { "ro" } else { "rw" };
+        json!({"destination": volume.container, "type": "bind",
+               "source": format!("{}{number}", husk_proto::GUEST_VOLUME_SOURCE),
+               "options": ["bind", "rprivate", "nosuid", access]})
     }));
     let depth = |mount: &Value| mount["destination"].as_str().map_or(0, |path| path.matches('/').count());
     mounts.sort_by_key(depth);
@@ -50,6 +57,7 @@ pub fn all(id: &str, privileged: bool, volumes: &[Volume]) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::volume::Volume;
 
     #[test]
     fn volumes_replace_what_they_cover_and_deeper_ones_come_later() {
@@ -60,7 +68,9 @@ mod tests {
             recursively: false,
             follows_host: false,
         };
-        let mounts = all("c", false, &[volume("/a/b/c"), volume("/etc/hosts"), volume("/a")]);
+        let mut volumes = Volumes::default();
+        volumes.host = vec![volume("/a/b/c"), volume("/etc/hosts"), volume("/a")];
+        let mounts = all("c", false, &volumes);
         let of = |path: &str| mounts.iter().position(|mount| mount["destination"] == path).unwrap();
         assert!(of("/a") < of("/a/b/c"));
         let hosts: Vec<_> = mounts.iter().filter(|mount| mount["destination"] == "/etc/hosts").collect();

@@ -30,7 +30,7 @@ impl Node {
                 .await
                 .map_err(|status| guest::refusal("the guest could not delete the container", status))?;
             live.volumes.lock().await.remove(&container.id)?;
-            self.release_image(&live, &container).await;
+            self.release_media(&live, &container).await;
         }
         let _ = std::fs::remove_file(self.log_journal(&container.record().sandbox_id, &container.id));
         self.forget_container(&container.id)

@@ -5,9 +5,9 @@ use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime as oci;
 use serde_json::json;
 
+use super::volumes::Volumes;
 use super::{mounts, resources, seccomp};
 use crate::error::{Error, Result};
-use crate::volume::Volume;
 
 /// What the guest sees as `PATH` when the image says nothing.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -191,14 +191,8 @@ pub fn build(
     config: &cri::ContainerConfig,
     image: &ImageConfiguration,
     pod: &cri::PodSandboxConfig,
-    volumes: &[Volume],
+    volumes: &Volumes,
 ) -> Result<Vec<u8>> {
-    if let Some(device) = config.devices.first() {
-        return Err(Error::Unsupported(format!(
-            "the request wants the host's device {:?}, which means nothing in the pod's VM",
-            device.host_path
-        )));
-    }
     let security = security(config);
     let privileged = security.privileged;
     let limits = config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
@@ -338,7 +332,7 @@ mod tests {
     #[test]
     fn the_spec_is_valid_and_whole() {
         let image = image(r#"{"Cmd":["sh"],"WorkingDir":"/w"}"#);
-        let json = build("c", &Default::default(), &image, &Default::default(), &[]).unwrap();
+        let json = build("c", &Default::default(), &image, &Default::default(), &Volumes::default()).unwrap();
         let spec: oci::Spec = serde_json::from_slice(&json).unwrap();
         assert_eq!(spec.process().as_ref().unwrap().cwd().to_str(), Some("/w"));
     }

@@ -10,7 +10,7 @@ impl From<Error> for Status {
     fn from(error: Error) -> Status {
         let code = match &error {
             Error::Invalid(_) => Code::InvalidArgument,
-            Error::NotFound { .. } => Code::NotFound,
+            Error::NotFound { .. } | Error::Missing(_) => Code::NotFound,
             Error::Exists(_) => Code::AlreadyExists,
             Error::State(_) => Code::FailedPrecondition,
             Error::Unavailable(_) => Code::Unavailable,

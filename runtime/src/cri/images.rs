@@ -66,6 +66,9 @@ impl ImageService for Images {
         request: Request<cri::RemoveImageRequest>,
     ) -> Answer<cri::RemoveImageResponse> {
         let name = name(request.into_inner().image)?;
+        if let Some(image) = self.0.images.status(&name).map_err(Error::from)? {
+            self.0.check_unused(&image.id)?;
+        }
         self.0.images.remove(&name).map_err(Error::from)?;
         Ok(Response::new(cri::RemoveImageResponse {}))
     }

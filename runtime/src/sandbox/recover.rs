@@ -23,7 +23,7 @@ impl Node {
         }
         for record in self.store.containers()? {
             if self.pod(&record.sandbox_id).is_ok() && record.phase() != Phase::Creating {
-                self.add_container(record, |_| false)?;
+                self.add_container(record, |_| Ok(()))?;
             } else {
                 self.store.delete_container(&record.id)?;
             }
@@ -100,6 +100,9 @@ impl Node {
         for container in &containers {
             let record = container.record();
             slots.restore(&record.image_id, record.slot as u8);
+            for medium in &record.media {
+                slots.restore(&medium.key(), medium.slot as u8);
+            }
         }
         for slot in slots.empty() {
             // One that is empty in the VM too refuses: that is what is wanted.

@@ -9,7 +9,7 @@ use std::path::Path;
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-pub use records::{ContainerRecord, Phase, SandboxRecord};
+pub use records::{ContainerRecord, HostDevice, Medium, Phase, SandboxRecord};
 
 use crate::error::{Error, Result};
 

@@ -1,5 +1,7 @@
 //! What is written down of each pod and container.
 
+use std::collections::HashMap;
+
 use husk_proto::cri;
 
 /// Where a pod or container is in its life. Written before the step that it names begins.
@@ -54,6 +56,10 @@ pub struct SandboxRecord {
     /// Memory that its VM was made with, MiB; 0 as above.
     #[prost(uint32, tag = "11")]
     pub memory_mib: u32,
+    /// Volumes of the medium "Memory" by their paths on the host, and whether each is the guest's own memory. What
+    /// has been decided for the first container holds for the pod's life.
+    #[prost(map = "string, bool", tag = "20")]
+    pub memory_volumes: HashMap<String, bool>,
 }
 
 /// A container.
@@ -107,4 +113,56 @@ pub struct ContainerRecord {
     /// The block slot of its image in its pod's VM; 0 (the scratch disk's): none yet.
     #[prost(uint32, tag = "17")]
     pub slot: u32,
+    /// What it has in block slots beside its image.
+    #[prost(message, repeated, tag = "20")]
+    pub media: Vec<Medium>,
+}
+
+/// What a container has in a block slot of its pod's VM: an image that is a volume, or a device of the host.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Medium {
+    /// The image's id; empty: a device.
+    #[prost(string, tag = "1")]
+    pub image_id: String,
+    /// The device.
+    #[prost(message, optional, tag = "2")]
+    pub device: Option<HostDevice>,
+    /// 0 (the scratch disk's): none yet.
+    #[prost(uint32, tag = "3")]
+    pub slot: u32,
+}
+
+/// A block device of the host. Its number names it as long as somebody has it open.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct HostDevice {
+    /// Where it was found.
+    #[prost(string, tag = "1")]
+    pub path: String,
+    /// Its number.
+    #[prost(uint32, tag = "2")]
+    pub major: u32,
+    /// Its number.
+    #[prost(uint32, tag = "3")]
+    pub minor: u32,
+    /// Whether the guest may write to it.
+    #[prost(bool, tag = "4")]
+    pub writable: bool,
+}
+
+impl ContainerRecord {
+    /// The ids of the images that it needs: that of its root, and its volumes.
+    pub fn images(&self) -> impl Iterator<Item = &str> {
+        let volumes = self.media.iter().map(|medium| medium.image_id.as_str());
+        std::iter::once(self.image_id.as_str()).chain(volumes).filter(|id| !id.is_empty())
+    }
+}
+
+impl Medium {
+    /// What its slot is known by.
+    pub fn key(&self) -> String {
+        match &self.device {
+            Some(device) => format!("device {}:{}", device.major, device.minor),
+            None => self.image_id.clone(),
+        }
+    }
 }

@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 
-/// Slot 0 is the pod's scratch disk; each other holds one image, used by any number of containers.
+/// Slot 0 is the pod's scratch disk; each other holds one image or device of the host, used by any number of
+/// containers.
 #[derive(Debug)]
 pub struct Slots {
     slots: Vec<Option<(String, usize)>>,
@@ -17,7 +18,7 @@ impl Slots {
         Slots { slots: vec![None; usize::from(count).saturating_sub(1)] }
     }
 
-    /// One more user of an image: its slot, and whether it must be attached first.
+    /// One more user of an image, by its id, or of a device, by its number: its slot, and whether it must be attached first.
     pub fn take(&mut self, image: &str) -> Result<(u8, bool)> {
         if let Some((index, users)) = self.slots.iter_mut().enumerate().find_map(|(index, slot)| match slot {
             Some((held, users)) if held == image => Some((index, users)),
@@ -28,7 +29,8 @@ impl Slots {
         }
         let index = self.slots.iter().position(Option::is_none).ok_or_else(|| {
             Error::Exhausted(format!(
-                "all {} image slots of the pod are in use; remove containers, or raise vm.block_slots",
+                "all {} block slots of the pod are in use, one for each image and device; remove containers, or raise \
+                 vm.block_slots",
                 self.slots.len()
             ))
         })?;

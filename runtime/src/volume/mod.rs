@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use husk_proto::cri;
 
-pub use request::{Volume, requested};
+pub use request::{Volume, container_path, requested};
 
 use crate::config::VolumeConfig;
 use crate::error::{Error, Result};

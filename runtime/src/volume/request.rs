@@ -67,7 +67,8 @@ fn volume(mount: &cri::Mount) -> Result<Volume> {
     })
 }
 
-fn container_path(text: &str) -> Result<PathBuf> {
+/// Where something is mounted in a container, checked.
+pub fn container_path(text: &str) -> Result<PathBuf> {
     let path = Path::new(text);
     let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     if path.is_absolute() && plain && path != Path::new("/") {

@@ -175,14 +175,10 @@ pub async fn checkpoints(bed: Arc<Bed>) {
 
 /// What a container may ask for elsewhere, and not here yet.
 pub async fn what_is_not_served(bed: Arc<Bed>) {
-    let pod = bed.pod(pod("volumes")).await;
-    let mut config = container("volume", "true");
-    config.mounts = vec![cri::Mount {
-        container_path: "/data".into(),
-        image: Some(cri::ImageSpec::default()),
-        ..Default::default()
-    }];
-    expect_code(pod.try_create(config).await, &[Code::Unimplemented], &["/data"]);
+    let pod = bed.pod(pod("unserved")).await;
+    let mut config = container("device", "true");
+    config.cdi_devices = vec![cri::CdiDevice { name: "vendor.com/gpu=0".into() }];
+    expect_code(pod.try_create(config).await, &[Code::Unimplemented], &["vendor.com/gpu=0"]);
     let left = bed.client.containers(cri::ContainerFilter::default()).await;
     assert!(left.is_empty(), "{left:?}");
 }

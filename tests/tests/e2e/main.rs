@@ -20,6 +20,7 @@ mod network;
 mod process;
 mod restart;
 mod streaming;
+mod volume_kinds;
 mod volumes;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -133,6 +134,7 @@ fn main() -> ExitCode {
         faults: plugin_fails_to_add, plugin_fails_to_delete, no_network_configured, no_kvm, vmm_killed;
         restart: pod_goes_on, vmm_dies_meanwhile, killed_in_the_middle;
         volumes: seen_from_both_sides, read_only, propagation, malformed_requests, after_a_restart, share_is_sealed, removed_on_the_host;
+        volume_kinds: images, memory, block_device, read_only_device, other_devices;
         streaming: commands, large_output, half_closed_input, terminal, many_at_once, killed_client, attached_output,
             attached_input, attached_terminal, forwarded_ports, refused_port, urls, wrong_requests;
         events: whole_life, accidents, slow_listener, daemon_ends, by_crictl;

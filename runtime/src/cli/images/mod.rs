@@ -61,7 +61,10 @@ impl Whose {
         // Pods outlive the daemon, and their containers start again from their images.
         let records = config.root.join("husk.redb");
         let used = match records.exists() {
-            true => Store::open(&records)?.containers()?.into_iter().map(|record| record.image_id).collect(),
+            true => {
+                let containers = Store::open(&records)?.containers()?;
+                containers.iter().flat_map(|record| record.images()).map(str::to_owned).collect()
+            }
             false => BTreeSet::new(),
         };
         Ok(Opened { images, used })

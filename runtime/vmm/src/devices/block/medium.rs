@@ -263,8 +263,10 @@ fn punch(part: &Part<'_>) -> io::Result<()> {
     sys::fallocate(part.file.as_fd(), mode, part.at, part.bytes as u64)
 }
 
+/// Whether the host cannot do it quickly here. A block device says `EINVAL` for what is no multiple of its own blocks,
+/// which may be larger than the guest's sectors.
 fn unsupported(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV))
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV | libc::EINVAL))
 }
 
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];

@@ -1,0 +1,95 @@
+//! Volumes in memory: one tmpfs each, shared by the pod's containers.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use husk_proto::agent::MemoryVolume;
+use nix::mount::{MsFlags, mount};
+
+use crate::error::{Context, Error, Result};
+use crate::inroot::Root;
+use crate::paths;
+
+/// The most of one pod.
+const MAX_VOLUMES: usize = 1024;
+
+/// The longest name, in bytes: a path's.
+const MAX_NAME: usize = 4096;
+
+/// The mode's bits that a request may set.
+const MODE: u32 = 0o7777;
+
+/// The pod's volumes in memory by their names.
+#[derive(Default)]
+pub struct Memory(tokio::sync::Mutex<HashMap<String, PathBuf>>);
+
+impl Memory {
+    /// The volume's place, made for the first who asks.
+    pub async fn place(&self, volume: &MemoryVolume) -> Result<PathBuf> {
+        let place = self.whole(volume).await?;
+        if volume.sub_path.is_empty() { Ok(place) } else { below(&place, volume) }
+    }
+
+    async fn whole(&self, volume: &MemoryVolume) -> Result<PathBuf> {
+        if !(1..=MAX_NAME).contains(&volume.name.len()) {
+            return Err(Error::Invalid(format!("the name of a volume in memory has 1 to {MAX_NAME} bytes")));
+        }
+        let mut all = self.0.lock().await;
+        if let Some(place) = all.get(&volume.name) {
+            return Ok(place.clone());
+        }
+        if all.len() >= MAX_VOLUMES {
+            return Err(Error::Exhausted(format!("the pod has {MAX_VOLUMES} volumes in memory already")));
+        }
+        let place = Path::new(paths::MEMORY).join(all.len().to_string());
+        fs::create_dir_all(&place).context(|| format!("making {}", place.display()))?;
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(Some("tmpfs"), &place, Some("tmpfs"), flags, Some(options(volume).as_str()))
+            .context(|| format!("mounting a volume in memory on {}", place.display()))?;
+        all.insert(volume.name.clone(), place.clone());
+        Ok(place)
+    }
+}
+
+/// As tmpfs(5) has them: a size of 0 is no limit.
+fn options(volume: &MemoryVolume) -> String {
+    let MemoryVolume { bytes, mode, uid, gid, .. } = volume;
+    format!("size={bytes},mode={:o},uid={uid},gid={gid}", mode & MODE)
+}
+
+/// The directory in the volume at `place`, made if it is not there.
+fn below(place: &Path, volume: &MemoryVolume) -> Result<PathBuf> {
+    let failed = || format!("the directory {:?} of a volume in memory", volume.sub_path);
+    let root = Root::open(place).context(|| format!("opening {}", place.display()))?;
+    let sub_path = Path::new(&volume.sub_path);
+    let is_new = root.place(sub_path).is_err();
+    root.create_dir_all(sub_path).context(failed)?;
+    let found = root.place(sub_path).context(failed)?;
+    if is_new {
+        chown(&found, Some(volume.sub_path_uid), Some(volume.sub_path_gid)).context(failed)?;
+        fs::set_permissions(&found, fs::Permissions::from_mode(volume.sub_path_mode & MODE))
+            .context(failed)?;
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mode_has_no_other_bits() {
+        let volume = MemoryVolume { bytes: 4096, mode: 0o42777, uid: 1, gid: u32::MAX, ..Default::default() };
+        assert_eq!(options(&volume), "size=4096,mode=2777,uid=1,gid=4294967295");
+    }
+
+    #[tokio::test]
+    async fn names_have_bounds() {
+        for name in ["", &"n".repeat(4097)] {
+            let volume = MemoryVolume { name: name.into(), ..Default::default() };
+            assert!(matches!(Memory::default().place(&volume).await, Err(Error::Invalid(_))));
+        }
+    }
+}

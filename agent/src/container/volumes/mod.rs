@@ -1,0 +1,189 @@
+//! The volumes that the guest makes itself: of images, in memory, and nodes of devices.
+
+mod device;
+mod image;
+mod memory;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use husk_proto::agent::{GuestVolume, guest_volume};
+use oci_spec::runtime::{LinuxDeviceCgroup, Spec};
+
+pub use self::device::Media;
+pub use self::memory::Memory;
+use super::Tools;
+use super::images::Source;
+use crate::error::{Context, Error, Result};
+use crate::paths;
+
+/// The most volumes of one container.
+const MAX_VOLUMES: usize = 1024;
+
+/// What one container has of them.
+#[derive(Debug)]
+pub struct Volumes {
+    nodes: PathBuf,
+    held: Mutex<Vec<Held>>,
+}
+
+/// What is given back when the container goes.
+#[derive(Clone, Debug)]
+enum Held {
+    Image(Source),
+    /// A block device, by its serial.
+    Medium(String),
+}
+
+impl Volumes {
+    /// Makes the volumes, and names their places and rights in the spec. Nothing is left after a failure.
+    pub async fn make(tools: &Tools, id: &str, volumes: &[GuestVolume], spec: &mut Spec) -> Result<Self> {
+        if volumes.len() > MAX_VOLUMES {
+            return Err(Error::Invalid(format!("{} volumes; at most {MAX_VOLUMES}", volumes.len())));
+        }
+        let made = Self { nodes: Path::new(paths::DEVICES).join(id), held: Mutex::default() };
+        let outcome = async {
+            let (mut places, mut rules) = (Vec::new(), Vec::new());
+            for volume in volumes {
+                let (place, rule) = made.make_one(tools, places.len(), volume).await?;
+                places.push(place);
+                rules.extend(rule);
+            }
+            name_places(spec, &places)?;
+            allow(spec, rules);
+            Ok(())
+        };
+        match outcome.await {
+            Ok(()) => Ok(made),
+            Err(error) => {
+                made.give_up(tools).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn make_one(
+        &self,
+        tools: &Tools,
+        number: usize,
+        volume: &GuestVolume,
+    ) -> Result<(PathBuf, Option<LinuxDeviceCgroup>)> {
+        match &volume.kind {
+            None => Err(Error::Invalid(format!("volume {number} is of no kind"))),
+            Some(guest_volume::Kind::Image(volume)) => {
+                let (source, image) = image::acquire(&tools.images, volume).await?;
+                self.hold(Held::Image(source));
+                Ok((image::place(&image, volume)?, None))
+            }
+            Some(guest_volume::Kind::Memory(volume)) => Ok((tools.memory.place(volume).await?, None)),
+            Some(guest_volume::Kind::Device(volume)) => {
+                let (device, held) = device::find(&tools.media, volume).await?;
+                held.into_iter().for_each(|serial| self.hold(Held::Medium(serial)));
+                let rule = device::rule(&device, &volume.access)?;
+                let place = self.nodes.join(number.to_string());
+                device::make_node(&place, &device, volume)?;
+                Ok((place, Some(rule)))
+            }
+        }
+    }
+
+    fn hold(&self, held: Held) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).push(held);
+    }
+
+    /// Gives back what the container had; its processes are gone. Can be repeated when a step failed.
+    pub async fn remove(&self, tools: &Tools) -> Result<()> {
+        match fs::remove_dir_all(&self.nodes) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(e).context(|| format!("removing {}", self.nodes.display()));
+            }
+            _ => {}
+        }
+        // Off the list first: what is given back twice would be another container's.
+        loop {
+            let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            match held {
+                None => return Ok(()),
+                Some(Held::Image(source)) => tools.images.release(&source).await?,
+                Some(Held::Medium(serial)) => tools.media.release(&serial).await?,
+            }
+        }
+    }
+
+    /// Removes them after a failed creation.
+    pub async fn give_up(&self, tools: &Tools) {
+        if let Err(e) = self.remove(tools).await {
+            tracing::warn!("after a failed creation: {e}");
+        }
+    }
+}
+
+/// Puts the volumes' places into the mounts that name them by number.
+fn name_places(spec: &mut Spec, places: &[PathBuf]) -> Result<()> {
+    for mount in spec.mounts_mut().iter_mut().flatten() {
+        let source = mount.source().as_ref().and_then(|source| source.to_str());
+        let Some(name) = source.and_then(|source| source.strip_prefix(husk_proto::GUEST_VOLUME_SOURCE))
+        else {
+            continue;
+        };
+        let place = name.parse::<usize>().ok().and_then(|number| places.get(number));
+        let place = place.ok_or_else(|| {
+            Error::Invalid(format!("the request has no volume {name:?}; it has {}", places.len()))
+        })?;
+        let place = place.clone();
+        mount.set_source(Some(place));
+    }
+    Ok(())
+}
+
+/// Adds rules to those of the spec. One without any restricts nothing.
+fn allow(spec: &mut Spec, rules: Vec<LinuxDeviceCgroup>) {
+    let resources = spec.linux_mut().as_mut().and_then(|linux| linux.resources_mut().as_mut());
+    if let Some(all) = resources.and_then(|resources| resources.devices_mut().as_mut()) {
+        all.extend(rules);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn spec(sources: &[&str]) -> Spec {
+        let mounts: Vec<_> = sources
+            .iter()
+            .map(|source| json!({"destination": "/v", "type": "bind", "source": source}))
+            .collect();
+        let spec = json!({"ociVersion": "1.1.0", "mounts": mounts, "linux": {"resources": {
+            "devices": [{"allow": false, "access": "rwm"}]
+        }}});
+        serde_json::from_value(spec).unwrap()
+    }
+
+    #[test]
+    fn volumes_are_named_by_their_numbers() {
+        let mut two = spec(&["husk:guest-volume/1", "/run/husk/etc/hosts", "husk:guest-volume/0"]);
+        name_places(&mut two, &["/zero".into(), "/one".into()]).unwrap();
+        let sources: Vec<_> =
+            two.mounts().as_ref().unwrap().iter().map(|mount| mount.source().clone().unwrap()).collect();
+        assert_eq!(sources, ["/one", "/run/husk/etc/hosts", "/zero"].map(PathBuf::from));
+        for name in ["2", "", "-1", "x", "0/..", "18446744073709551616"] {
+            let mut one = spec(&[&format!("husk:guest-volume/{name}")]);
+            let named = name_places(&mut one, &["/zero".into(), "/one".into()]);
+            assert!(matches!(named, Err(Error::Invalid(_))), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn rules_follow_those_of_the_spec() {
+        let mut spec = spec(&[]);
+        let device = device::Device { block: true, major: 254, minor: 16 };
+        allow(&mut spec, vec![device::rule(&device, "rw").unwrap()]);
+        let resources = spec.linux().as_ref().unwrap().resources().clone().unwrap();
+        let rules = resources.devices().clone().unwrap();
+        assert_eq!((rules.len(), rules[1].allow(), rules[1].minor()), (2, true, Some(16)));
+    }
+}
