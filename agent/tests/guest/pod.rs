@@ -211,6 +211,7 @@ impl Pod {
             user: None,
             stdin: false,
             pid_namespace: None,
+            guest_volumes: Vec::new(),
         }
     }
 }

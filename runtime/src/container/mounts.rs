@@ -78,7 +78,7 @@ mod tests {
         assert_eq!(hosts[0]["source"], "husk:volume/c/1");
         assert_eq!(hosts[0]["options"], json!(["rbind", "rprivate", "rw"]));
         let deep = Volume { recursively: true, ..volume("/d") };
-        let mounts = all("c", false, &[deep]);
+        let mounts = all("c", false, &Volumes { host: vec![deep], ..Default::default() });
         let deep = mounts.iter().find(|mount| mount["destination"] == "/d").unwrap();
         assert_eq!(deep["options"], json!(["rbind", "rprivate", "ro"]));
     }
