@@ -89,7 +89,8 @@ pub async fn of_containers(
             }
         }
     });
-    stream::iter(asked).buffer_unordered(PODS_AT_ONCE).collect::<Vec<_>>().await.concat()
+    let told: Vec<_> = stream::iter(asked).buffer_unordered(PODS_AT_ONCE).collect().await;
+    told.into_iter().flatten().collect()
 }
 
 /// Figures of one pod.

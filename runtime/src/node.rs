@@ -67,6 +67,8 @@ pub struct Container {
     /// Its id.
     pub id: String,
     record: Mutex<ContainerRecord>,
+    /// Held while the record changes and that is told, so that steps are told in their order.
+    stepping: Mutex<()>,
     /// Held through an operation that changes the container.
     pub changing: tokio::sync::Mutex<()>,
     /// Its log's writer, while it has output.
@@ -143,8 +145,7 @@ impl Node {
 
     /// The containers of a pod.
     pub fn containers_of(&self, sandbox_id: &str) -> Vec<Arc<Container>> {
-        let containers = lock(&self.containers);
-        containers.values().filter(|c| lock(&c.record).sandbox_id == sandbox_id).cloned().collect()
+        self.containers().into_iter().filter(|c| lock(&c.record).sandbox_id == sandbox_id).collect()
     }
 
     /// Adds a pod unless `taken` says that another has its name; both under one lock.
@@ -178,6 +179,7 @@ impl Node {
             id: record.id.clone(),
             exited: watch::Sender::new(record.phase() >= Phase::Stopped),
             record: Mutex::new(record),
+            stepping: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
             logger: Mutex::new(None),
         });
@@ -238,6 +240,7 @@ impl Node {
         container: &Container,
         change: impl FnOnce(&mut ContainerRecord),
     ) -> Result<()> {
+        let _stepping = lock(&container.stepping);
         let mut record = lock(&container.record);
         let mut changed = record.clone();
         change(&mut changed);
