@@ -1,5 +1,6 @@
 //! husk: a CRI runtime that gives every pod a kernel of its own.
 
+mod cgroup;
 mod cli;
 mod config;
 mod container;
@@ -7,6 +8,7 @@ mod cri;
 mod error;
 mod guest;
 mod host;
+mod mountinfo;
 mod network;
 mod node;
 mod process;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use husk_images::ImageStore;
 use tokio::sync::{RwLock, watch};
 
+use crate::cgroup::Cgroups;
 use crate::config::Config;
 use crate::container::Logger;
 use crate::error::{Error, Result};
@@ -28,6 +29,8 @@ pub struct Node {
     pub network: Option<PodNetwork>,
     /// The empty scratch disk.
     pub scratch: ScratchTemplate,
+    /// Where pods' cgroups are made.
+    pub cgroups: Cgroups,
     pods: Mutex<HashMap<String, Arc<Pod>>>,
     containers: Mutex<HashMap<String, Arc<Container>>>,
 }
@@ -79,9 +82,10 @@ impl Node {
         images: ImageStore,
         network: Option<PodNetwork>,
         scratch: ScratchTemplate,
+        cgroups: Cgroups,
     ) -> Arc<Node> {
         let (pods, containers) = (Mutex::default(), Mutex::default());
-        Arc::new(Node { config, store, images, network, scratch, pods, containers })
+        Arc::new(Node { config, store, images, network, scratch, cgroups, pods, containers })
     }
 
     /// Where a pod's sockets, configuration and console are.

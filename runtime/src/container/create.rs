@@ -116,7 +116,11 @@ impl Node {
         mut rootfs: agent::RootFs,
         volumes: &[Volume],
     ) -> Result<()> {
-        live.volumes.lock().await.add(&self.config.volumes, &live.vm, &container.id, volumes).await?;
+        live.volumes
+            .lock()
+            .await
+            .add(&self.config.volumes, &self.cgroups, &live.vm, &container.id, volumes)
+            .await?;
         let image_id = container.record().image_id;
         let slot = self.take_image(live, container, &image_id).await?;
         rootfs.image_serial = slot_serial(slot);

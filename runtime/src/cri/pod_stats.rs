@@ -3,6 +3,7 @@
 use husk_proto::cri;
 
 use super::stats::{self, value};
+use crate::cgroup::Memory;
 use crate::error::Result;
 use crate::node::{Node, Pod, now_nanos};
 use crate::vm::Usage;
@@ -18,7 +19,7 @@ pub async fn pod(node: &Node, pod: &Pod) -> Result<cri::PodSandboxStats> {
     };
     let mut stats = cri::PodSandboxStats { attributes: Some(attributes), ..Default::default() };
     let Ok(live) = pod.live().await else { return Ok(stats) };
-    let Usage { cpu_nanos, resident_bytes, minor_faults, major_faults } = live.vm.usage()?;
+    let (cpu_nanos, memory) = host_usage(node, pod, live.vm.usage()?);
     let counters = live.vm.statistics().await?;
     let filter = cri::ContainerStatsFilter { pod_sandbox_id: pod.id.clone(), ..Default::default() };
     let (containers, processes) = stats::list_with_processes(node, filter).await;
@@ -39,11 +40,11 @@ pub async fn pod(node: &Node, pod: &Pod) -> Result<cri::PodSandboxStats> {
         }),
         memory: Some(cri::MemoryUsage {
             timestamp,
-            working_set_bytes: value(resident_bytes),
-            usage_bytes: value(resident_bytes),
-            rss_bytes: value(resident_bytes),
-            page_faults: value(minor_faults + major_faults),
-            major_page_faults: value(major_faults),
+            working_set_bytes: value(memory.working_set),
+            usage_bytes: value(memory.usage),
+            rss_bytes: value(memory.resident),
+            page_faults: value(memory.faults),
+            major_page_faults: value(memory.major_faults),
             ..Default::default()
         }),
         network: node.network.is_some().then(|| cri::NetworkUsage {
@@ -56,6 +57,20 @@ pub async fn pod(node: &Node, pod: &Pod) -> Result<cri::PodSandboxStats> {
         ..Default::default()
     });
     Ok(stats)
+}
+
+/// CPU time in nanoseconds and memory: of the pod's cgroup, which has all that serves the pod; where it has none, or
+/// nothing counts there, of the VMM alone.
+fn host_usage(node: &Node, pod: &Pod, vmm: Usage) -> (u64, Memory) {
+    let figures = node.cgroups.figures(&node.pod_dir(&pod.id));
+    let memory = figures.memory.unwrap_or(Memory {
+        usage: vmm.resident_bytes,
+        working_set: vmm.resident_bytes,
+        resident: vmm.resident_bytes,
+        faults: vmm.minor_faults + vmm.major_faults,
+        major_faults: vmm.major_faults,
+    });
+    (figures.cpu_nanos.unwrap_or(vmm.cpu_nanos), memory)
 }
 
 /// Figures of all the ready pods that the filter lets through. A pod that cannot be asked costs only its own.

@@ -7,6 +7,7 @@ use husk_proto::{agent, cri};
 use husk_vmm::config::slot_serial;
 
 use super::{namespaces, resolv, scratch, tear_down};
+use crate::cgroup::CgroupPath;
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::network::{Dns, PodNetworkRequest, PortMapping, Protocol};
@@ -14,6 +15,9 @@ use crate::node::{Live, Node, Pod, lock, new_id, now_nanos};
 use crate::store::{Phase, SandboxRecord};
 use crate::vm::{DiskPiece, SCRATCH_SLOT, Slots, Vm, VmSpec};
 use crate::volume::Volumes;
+
+/// What a pod needs on the host beside its guest's memory, MiB: the VMM, virtiofsd, and the kernel's for both.
+const HOST_MIB: u32 = 32;
 
 impl Node {
     /// Boots a pod and answers its id.
@@ -25,8 +29,11 @@ impl Node {
         validate(&config, &handler)?;
         crate::host::kvm().map_err(Error::Unavailable)?;
         let metadata = config.metadata.clone();
+        let id = new_id();
+        let parent = config.linux.as_ref().map_or("", |linux| &linux.cgroup_parent);
+        let cgroup = CgroupPath::of_pod(parent, &self.config.cgroup.parent, &id)?;
         let record = SandboxRecord {
-            id: new_id(),
+            id,
             config: Some(config),
             runtime_handler: handler,
             created_at: now_nanos(),
@@ -37,7 +44,7 @@ impl Node {
             other.config.as_ref().is_some_and(|config| config.metadata == metadata)
         })?;
         let _changing = pod.changing.lock().await;
-        match self.boot(&pod).await {
+        match self.boot(&pod, cgroup).await {
             Ok(()) => Ok(pod.id.clone()),
             Err(error) => {
                 if let Err(e) = tear_down(self, &pod).await {
@@ -49,12 +56,28 @@ impl Node {
         }
     }
 
-    async fn boot(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
+    async fn boot(self: &Arc<Self>, pod: &Arc<Pod>, cgroup: Option<CgroupPath>) -> Result<()> {
         let begun = Instant::now();
         let config = pod.record().config.unwrap_or_default();
         let metadata = config.metadata.clone().unwrap_or_default();
         let dir = self.pod_dir(&pod.id);
         std::fs::create_dir_all(&dir).map_err(|e| Error::io("make", &dir, e))?;
+        let defaults = &self.config.vm;
+        let (vcpus, memory_mib) = size(&config, defaults);
+        if let Some(path) = cgroup {
+            self.cgroups.make(&dir, &path)?;
+            if self
+                .cgroups
+                .limit_above(&path)
+                .is_some_and(|limit| limit < u64::from(memory_mib + HOST_MIB) << 20)
+            {
+                tracing::warn!(
+                    sandbox = pod.id,
+                    "the pod may use less memory than its VM of {memory_mib} MiB and {HOST_MIB} MiB beside it can take; \
+                     the host will kill the VM then: give its RuntimeClass an overhead (podFixed)"
+                );
+            }
+        }
         let scratch_bytes = scratch::bytes(&config.annotations, &self.config.vm)?;
         let scratch = self.scratch.instantiate(&self.scratch_path(&pod.id), scratch_bytes)?;
 
@@ -93,9 +116,7 @@ impl Node {
         configure.resolv_conf = resolv::conf(config.dns_config.as_ref(), &dns);
         let networked = begun.elapsed();
 
-        let defaults = &self.config.vm;
-        let (vcpus, memory_mib) = size(&config, defaults);
-        let spec = VmSpec { id: &pod.id, dir: &dir, vcpus, memory_mib, nets };
+        let spec = VmSpec { id: &pod.id, dir: &dir, vcpus, memory_mib, nets, door: self.cgroups.door(&dir)? };
         let vm = Arc::new(Vm::start(defaults, spec)?);
         *lock(&pod.vm) = Some(vm.clone());
         self.update_pod(pod, |record| {
@@ -145,8 +166,13 @@ impl Node {
             if pod.record().phase() != Phase::Running {
                 return;
             }
-            tracing::warn!(sandbox = pod.id, "the pod's VM ended by itself");
-            if let Err(e) = node.lost(&pod, "the pod's VM ended by itself").await {
+            let why = if node.cgroups.ran_out_of_memory(&node.pod_dir(&pod.id)) {
+                "the host's kernel killed the pod's VM: its cgroup, or the host, was out of memory"
+            } else {
+                "the pod's VM ended by itself"
+            };
+            tracing::warn!(sandbox = pod.id, "{why}");
+            if let Err(e) = node.lost(&pod, why).await {
                 tracing::error!(sandbox = pod.id, "cannot record the VM's end: {e}");
             }
         });
@@ -171,7 +197,8 @@ impl Node {
 }
 
 /// vCPUs and MiB: the pod's own limits, else the defaults. What the guest's kernel and agent need comes on
-/// top: as the RuntimeClass says (`overhead`), else as configured.
+/// top: what the RuntimeClass says (`overhead`) without the host's share of it, else as configured. With an
+/// overhead, guest and host's share together are what kubelet limits the pod to.
 fn size(config: &cri::PodSandboxConfig, defaults: &crate::config::VmDefaults) -> (u8, u32) {
     let linux = config.linux.as_ref();
     let resources = linux.and_then(|linux| linux.resources.clone()).unwrap_or_default();
@@ -183,10 +210,11 @@ fn size(config: &cri::PodSandboxConfig, defaults: &crate::config::VmDefaults) ->
         _ => defaults.vcpus,
     };
     let mib = |bytes: i64| u32::try_from((bytes.max(0) as u64).div_ceil(1 << 20)).unwrap_or(u32::MAX / 2);
-    let overhead = if overhead > 0 { mib(overhead) } else { defaults.memory_overhead_mib };
+    let overhead =
+        if overhead > 0 { mib(overhead).saturating_sub(HOST_MIB) } else { defaults.memory_overhead_mib };
     let memory = match mib(resources.memory_limit_in_bytes) {
         0 => defaults.memory_mib,
-        asked => asked.saturating_add(overhead).max(64),
+        asked => asked.saturating_add(overhead).clamp(64, u32::MAX / 2),
     };
     (vcpus, memory)
 }
@@ -321,8 +349,8 @@ mod tests {
         assert_eq!(size(&config, &defaults), (2, 100 + defaults.memory_overhead_mib));
         if let Some(linux) = &mut config.linux {
             linux.overhead =
-                Some(cri::LinuxContainerResources { memory_limit_in_bytes: 30 << 20, ..Default::default() });
+                Some(cri::LinuxContainerResources { memory_limit_in_bytes: 96 << 20, ..Default::default() });
         }
-        assert_eq!(size(&config, &defaults), (2, 130));
+        assert_eq!(size(&config, &defaults), (2, 100 + 96 - HOST_MIB));
     }
 }

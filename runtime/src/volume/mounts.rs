@@ -11,6 +11,7 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use super::request::Volume;
 use super::sys::{self, Propagation};
 use crate::error::{Error, Result};
+use crate::mountinfo::{self, mount_point};
 
 /// Levels between the shared directory and its mount points.
 const DEPTH: usize = 2;
@@ -90,35 +91,14 @@ fn is_mount_point(dir: &Path) -> Result<bool> {
 
 /// The mount points at and below `dir`, in the order in which they were made.
 fn mount_points(dir: &Path) -> Result<Vec<PathBuf>> {
-    let table = Path::new("/proc/self/mountinfo");
+    let table = Path::new(mountinfo::TABLE);
     let text = fs::read_to_string(table).map_err(|e| Error::io("read", table, e))?;
     Ok(text.lines().filter_map(mount_point).filter(|place| place.starts_with(dir)).collect())
-}
-
-/// The fifth field of a line of mountinfo (proc(5)), its escapes undone.
-fn mount_point(line: &str) -> Option<PathBuf> {
-    let field = line.split(' ').nth(4)?;
-    let mut parts = field.split('\\');
-    let mut path = parts.next()?.to_owned();
-    for part in parts {
-        let (code, rest) = part.split_at_checked(3)?;
-        path.push(char::from(u8::from_str_radix(code, 8).ok()?));
-        path.push_str(rest);
-    }
-    Some(path.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mount_points_are_read_with_their_escapes() {
-        let line = r"36 35 98:0 /mnt1 /run/a\040b\134c rw,noatime shared:1 - ext3 /dev/root rw";
-        assert_eq!(mount_point(line), Some(PathBuf::from(r"/run/a b\c")));
-        assert_eq!(mount_point("36 35"), None);
-        assert_eq!(mount_point(r"1 2 3 4 /x\9 rw"), None);
-    }
 
     #[test]
     fn nothing_is_mounted_below_what_is_not_there() {
