@@ -164,3 +164,54 @@ pub fn noted(pod_dir: &Path) -> Option<CgroupPath> {
 fn note(pod_dir: &Path) -> PathBuf {
     pod_dir.join("cgroup")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[ignore = "needs root and a cgroup hierarchy that can be written"]
+    async fn a_process_begins_in_its_cgroup_and_ends_with_it() {
+        let cgroups = Cgroups::of_host();
+        cgroups.describe().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let pod_dir = dir.path().join("1");
+        std::fs::create_dir(&pod_dir).unwrap();
+        let parent = format!("/husk-unit-{}", std::process::id());
+        let path = CgroupPath::of_pod(&parent, "", "1").unwrap().unwrap();
+        cgroups.make(&pod_dir, &path).unwrap();
+        let mut command = tokio::process::Command::new("sleep");
+        cgroups.door(&pod_dir).unwrap().admit(command.arg("600"));
+        let mut child = command.spawn().unwrap();
+        let text = std::fs::read_to_string(format!("/proc/{}/cgroup", child.id().unwrap())).unwrap();
+        let joined = text.lines().filter(|line| line.ends_with(&path.to_string())).count();
+        assert_eq!(joined, cgroups.hierarchies.len(), "{text}");
+        assert!(cgroups.figures(&pod_dir).cpu_nanos.is_some());
+        assert_eq!(cgroups.limit_above(&path).filter(|limit| *limit < 1 << 40), None);
+
+        cgroups.remove(&pod_dir).await.unwrap();
+        assert!(!child.wait().await.unwrap().success());
+        for hierarchy in &cgroups.hierarchies {
+            let parent = hierarchy.root.join(&parent[1..]);
+            assert!(parent.is_dir() && !parent.join("husk-1").exists());
+            std::fs::remove_dir(parent).unwrap();
+        }
+        cgroups.remove(&pod_dir).await.unwrap();
+        assert!(!cgroups.ran_out_of_memory(&pod_dir));
+    }
+
+    #[test]
+    fn only_the_pods_own_cgroup_is_noted() {
+        let dir = tempfile::tempdir().unwrap();
+        let pod_dir = dir.path().join("ab");
+        std::fs::create_dir(&pod_dir).unwrap();
+        let write = |text: &str| std::fs::write(note(&pod_dir), text).unwrap();
+        assert_eq!(noted(&pod_dir), None);
+        for half in ["", "/", "/kubepods", "/kubepods/pod1/husk-a", "/kubepods/../husk-ab"] {
+            write(half);
+            assert_eq!(noted(&pod_dir), None, "{half:?}");
+        }
+        write("/kubepods/pod1/husk-ab");
+        assert_eq!(noted(&pod_dir).unwrap().to_string(), "/kubepods/pod1/husk-ab");
+    }
+}

@@ -1,14 +1,18 @@
 //! Where a pod's processes are on the host, and that nothing of it stays.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use husk_proto::cri;
-use husk_tests::{Bed, Pod, container, expect_code, pod, sh, step, wait_for};
+use husk_tests::{Bed, Client, Daemon, Pod, container, expect_code, pod, sh, step, wait_for};
 use tonic::Code;
+
+/// What a pod's processes may take beside the guest's memory, bytes: runtime/dist/runtimeclass.yaml counts with it.
+const OVERHEAD: u64 = 32 << 20;
 
 /// Where version 2 is mounted, alone or beside version 1.
 fn root() -> PathBuf {
@@ -100,14 +104,23 @@ pub async fn where_kubelet_says(bed: Arc<Bed>) {
         let told =
             (value(cpu.usage_core_nano_seconds), value(memory.usage_bytes), value(memory.working_set_bytes));
         assert!(told.0 > 100_000_000 && told.1 > 20 << 20 && (1..=told.1).contains(&told.2), "{told:?}");
-        let current = made.0.join(format!("husk-{}/memory.current", pod.id));
-        let now = fs::read_to_string(current).expect("read memory.current");
+        let own_dir = made.0.join(format!("husk-{}", pod.id));
+        let now = fs::read_to_string(own_dir.join("memory.current")).expect("read memory.current");
         let now: u64 = now.trim().parse().expect("bytes");
         assert!(told.1.abs_diff(now) < 64 << 20, "{} was told, the cgroup has {now}", told.1);
 
+        let stat = fs::read_to_string(own_dir.join("memory.stat")).expect("read memory.stat");
+        let field = |name: &str| -> u64 {
+            let line = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.unwrap_or_else(|| panic!("no {name} in {stat}")).parse().expect("bytes")
+        };
+        let beside = field("anon") + field("kernel");
+        step(format!("{} KiB beside the guest's memory", beside >> 10));
+        assert!(beside < OVERHEAD, "more than a RuntimeClass is told to allow");
+
         pod.stop().await;
         assert!(made.0.is_dir(), "the parent is gone");
-        assert!(!made.0.join(format!("husk-{}", pod.id)).exists());
+        assert!(!own_dir.exists());
         pod.remove().await;
     }
 }
@@ -183,6 +196,23 @@ pub async fn none_usable(bed: Arc<Bed>) {
     pod.remove().await;
     bed.daemon.kill();
     bed.daemon.start().await;
+}
+
+/// What kubelet is told to use.
+pub async fn driver_is_told(bed: Arc<Bed>) {
+    let told = async |client: &Client| {
+        let answer = client.runtime().runtime_config(cri::RuntimeConfigRequest::default()).await;
+        answer.expect("RuntimeConfig").into_inner().linux.expect("of Linux").cgroup_driver()
+    };
+    assert_eq!(told(&bed.client).await, cri::CgroupDriver::Cgroupfs);
+    let dir =
+        tempfile::Builder::new().prefix("h").rand_bytes(5).tempdir_in("/tmp").expect("make a directory");
+    let daemon = Daemon::prepare(dir.path(), &bed.paths, &bed.cni, &bed.registry.url());
+    let mut config =
+        fs::OpenOptions::new().append(true).open(&daemon.config).expect("open the configuration");
+    config.write_all(b"\n[cgroup]\ndriver = \"systemd\"\n").expect("add to the configuration");
+    daemon.start().await;
+    assert_eq!(told(&daemon.client()).await, cri::CgroupDriver::Systemd);
 }
 
 /// Parents that are none: refused by name, nothing left.
