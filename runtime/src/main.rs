@@ -5,6 +5,8 @@ mod cli;
 mod config;
 mod container;
 mod cri;
+#[cfg(test)]
+mod dist;
 mod error;
 mod guest;
 mod host;

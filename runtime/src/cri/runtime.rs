@@ -11,6 +11,7 @@ use super::{pod_stats, stats, view};
 use crate::cgroup;
 use crate::config::CgroupDriver;
 use crate::node::{Node, lock, now_nanos};
+use crate::sandbox::HANDLER;
 use crate::streaming::{Streaming, Work};
 
 /// The service, and the server of exec, attach and port-forward.
@@ -71,7 +72,7 @@ impl RuntimeService for Runtime {
                 conditions: vec![condition("RuntimeReady", kvm), condition("NetworkReady", network)],
             }),
             info,
-            runtime_handlers: vec![handler(""), handler("husk")],
+            runtime_handlers: vec![handler(""), handler(HANDLER)],
             features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
         })
     }

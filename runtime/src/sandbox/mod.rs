@@ -18,6 +18,12 @@ use crate::node::{Node, Pod, lock};
 use crate::store::Phase;
 use crate::volume;
 
+/// The RuntimeClass handler of husk's pods; they may also name none.
+pub const HANDLER: &str = "husk";
+
+/// What a pod needs on the host beside its guest's memory, MiB: the VMM, virtiofsd, and the kernel's for both.
+pub const HOST_MIB: u32 = 32;
+
 /// Ends what a pod has: containers are marked exited, then the VM, its network, its cgroup, its files. Each step may be
 /// done already.
 async fn tear_down(node: &Arc<Node>, pod: &Pod) -> Result<()> {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use husk_proto::{agent, cri};
 use husk_vmm::config::slot_serial;
 
-use super::{namespaces, resolv, scratch, tear_down};
+use super::{HANDLER, HOST_MIB, namespaces, resolv, scratch, tear_down};
 use crate::cgroup::CgroupPath;
 use crate::error::{Error, Result};
 use crate::guest;
@@ -15,9 +15,6 @@ use crate::node::{Live, Node, Pod, lock, new_id, now_nanos};
 use crate::store::{Phase, SandboxRecord};
 use crate::vm::{DiskPiece, SCRATCH_SLOT, Slots, Vm, VmSpec};
 use crate::volume::Volumes;
-
-/// What a pod needs on the host beside its guest's memory, MiB: the VMM, virtiofsd, and the kernel's for both.
-const HOST_MIB: u32 = 32;
 
 impl Node {
     /// Boots a pod and answers its id.
@@ -226,9 +223,9 @@ fn validate(config: &cri::PodSandboxConfig, handler: &str) -> Result<()> {
     if metadata.name.is_empty() || metadata.namespace.is_empty() || metadata.uid.is_empty() {
         return Err(Error::Invalid("the sandbox's name, namespace and uid must not be empty".into()));
     }
-    if !handler.is_empty() && handler != "husk" {
+    if !handler.is_empty() && handler != HANDLER {
         return Err(Error::Invalid(format!(
-            "runtime handler {handler:?} is not known; use \"husk\" or none"
+            "runtime handler {handler:?} is not known; use {HANDLER:?} or none"
         )));
     }
     if config.hostname.len() > 64 {

@@ -130,12 +130,12 @@ fn main() -> ExitCode {
         faults: plugin_fails_to_add, plugin_fails_to_delete, no_network_configured, no_kvm, vmm_killed;
         restart: pod_goes_on, vmm_dies_meanwhile, killed_in_the_middle;
         volumes: seen_from_both_sides, read_only, propagation, malformed_requests, after_a_restart;
-        cgroups: where_kubelet_says, by_default, found_after_a_restart, both_versions, none_usable, bad_parents,
+        cgroups: where_kubelet_says, by_default, found_after_a_restart, both_versions, none_usable, driver_is_told, bad_parents,
             memory_of_the_host;
         streaming: commands, large_output, half_closed_input, terminal, many_at_once, killed_client, attached_output,
             attached_input, attached_terminal, forwarded_ports, refused_port, urls, wrong_requests;
         command_line: run_passes_output_and_code, run_on_the_network, run_refuses, check_of_a_fit_host,
-            check_names_what_is_missing, serve_refuses;
+            check_names_what_is_missing, check_hints, serve_refuses;
         churn: twenty_pods_five_at_a_time;
     ];
     let conclusion = libtest_mimic::run(&arguments, trials);
