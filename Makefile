@@ -16,7 +16,7 @@ LABELLED = 2>&1 | sed -u 's/^/$@: /'
 IN_TESTBED := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/tests/testbed/run
 
 .DEFAULT_GOAL := build
-.PHONY: help deps tools build lint unit kernel initramfs images testbed assets e2e machines pods conformance bench bench-images fuzz demo test
+.PHONY: help deps tools build lint unit kernel initramfs images testbed assets e2e machines pods conformance install bench bench-images fuzz demo test
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -77,6 +77,12 @@ bench-images: ## pulling images beside containerd, skopeo with umoci, and podman
 	$(CARGO) build $(ALL) --all-targets
 	tests/images/bench
 	$(RELEASE)/husk-bench-images
+
+DESTDIR ?=
+install: ## install the programs, the guest and the systemd unit (built before) below DESTDIR
+	install -D -t $(DESTDIR)/usr/bin $(RELEASE)/husk $(RELEASE)/husk-vmm $(RELEASE)/husk-convert
+	install -D -m 644 -t $(DESTDIR)/usr/lib/husk target/guest/vmlinux target/guest/initramfs.cpio
+	install -D -m 644 -t $(DESTDIR)/usr/lib/systemd/system runtime/dist/husk.service
 
 FUZZ_SECONDS ?= 60
 fuzz: ## fuzz what parses tenants' and clients' bytes, FUZZ_SECONDS for each target

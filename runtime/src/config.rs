@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::cgroup::CgroupPath;
 use crate::error::{Error, Result};
 
 /// Where the configuration is looked for when no flag names it; it may be absent.
 pub const DEFAULT_PATH: &str = "/etc/husk/config.toml";
 
 /// All that an operator can set.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Unix socket of the CRI endpoint.
@@ -30,10 +31,32 @@ pub struct Config {
     pub volumes: VolumeConfig,
     /// Exec, attach and port-forward.
     pub streaming: StreamingConfig,
+    /// The pods' cgroups on the host.
+    pub cgroup: CgroupConfig,
+}
+
+/// The pods' cgroups on the host.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CgroupConfig {
+    /// What kubelet is told to use for its own cgroups, the pods' parents.
+    pub driver: CgroupDriver,
+    /// Parent for pods that name none; empty: those have no cgroup of their own.
+    pub parent: String,
+}
+
+/// How kubelet makes the pods' parents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupDriver {
+    /// By itself.
+    Cgroupfs,
+    /// As slices of systemd's.
+    Systemd,
 }
 
 /// Volumes.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct VolumeConfig {
     /// The `virtiofsd` program, 1.7 or later.
@@ -41,7 +64,7 @@ pub struct VolumeConfig {
 }
 
 /// The guest and its monitor.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct VmDefaults {
     /// The `husk-vmm` program. Default: beside `husk` itself.
@@ -69,7 +92,7 @@ pub struct VmDefaults {
 }
 
 /// CNI.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetworkConfig {
     /// Where network configurations are; the first by name is used.
@@ -79,7 +102,7 @@ pub struct NetworkConfig {
 }
 
 /// Registries.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RegistryConfig {
     /// The `husk-convert` program. Default: beside `husk` itself.
@@ -96,7 +119,7 @@ pub struct RegistryConfig {
 }
 
 /// Exec, attach and port-forward.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StreamingConfig {
     /// Address and port of the HTTP server; port 0: any free one.
@@ -113,6 +136,12 @@ impl Default for StreamingConfig {
     }
 }
 
+impl Default for CgroupConfig {
+    fn default() -> Self {
+        CgroupConfig { driver: CgroupDriver::Cgroupfs, parent: "/husk".into() }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Config {
@@ -124,6 +153,7 @@ impl Default for Config {
             registry: RegistryConfig::default(),
             volumes: VolumeConfig::default(),
             streaming: StreamingConfig::default(),
+            cgroup: CgroupConfig::default(),
         }
     }
 }
@@ -202,6 +232,8 @@ impl Config {
         if self.vm.memory_mib < 64 {
             return Err(Error::Invalid(format!("vm.memory_mib = {}: use 64 or more", self.vm.memory_mib)));
         }
+        CgroupPath::of_pod("", &self.cgroup.parent, "")
+            .map_err(|e| Error::Invalid(format!("cgroup.parent: {e}")))?;
         if self.streaming.tls_certificate.is_some() != self.streaming.tls_key.is_some() {
             let text = "streaming.tls_certificate and streaming.tls_key: set both, or neither";
             return Err(Error::Invalid(text.into()));
@@ -241,6 +273,8 @@ mod tests {
         assert!(parse("sokcet = '/x'").unwrap_err().to_string().contains("sokcet"));
         assert!(parse("[vm]\nblock_slots = 99").unwrap_err().to_string().contains("99"));
         assert!(parse("[vm]\nvcpus = 0").unwrap_err().to_string().contains("vm.vcpus"));
+        assert!(parse("[cgroup]\ndriver = 'runc'").unwrap_err().to_string().contains("runc"));
+        assert!(parse("[cgroup]\nparent = '/a/../b'").unwrap_err().to_string().contains("cgroup.parent"));
         let half = parse("[streaming]\ntls_key = '/x'").unwrap_err().to_string();
         assert!(half.contains("streaming.tls_certificate"), "{half}");
     }

@@ -1,14 +1,18 @@
 //! husk: a CRI runtime that gives every pod a kernel of its own.
 
+mod cgroup;
 mod cli;
 mod config;
 mod container;
 mod cri;
+#[cfg(test)]
+mod dist;
 mod error;
 mod events;
 mod figures;
 mod guest;
 mod host;
+mod mountinfo;
 mod network;
 mod node;
 mod process;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use husk_images::ImageStore;
 use tokio::sync::{RwLock, watch};
 
+use crate::cgroup::Cgroups;
 use crate::config::Config;
 use crate::container::Logger;
 use crate::error::{Error, Result};
@@ -31,6 +32,8 @@ pub struct Node {
     pub scratch: ScratchTemplate,
     /// What becomes of pods and containers.
     pub events: Events,
+    /// Where pods' cgroups are made.
+    pub cgroups: Cgroups,
     pods: Mutex<HashMap<String, Arc<Pod>>>,
     containers: Mutex<HashMap<String, Arc<Container>>>,
 }
@@ -84,6 +87,7 @@ impl Node {
         images: ImageStore,
         network: Option<PodNetwork>,
         scratch: ScratchTemplate,
+        cgroups: Cgroups,
     ) -> Arc<Node> {
         let (pods, containers) = (Mutex::default(), Mutex::default());
         Arc::new(Node {
@@ -92,6 +96,7 @@ impl Node {
             images,
             network,
             scratch,
+            cgroups,
             events: Events::default(),
             pods,
             containers,

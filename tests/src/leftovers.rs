@@ -67,7 +67,9 @@ impl Leftovers {
             self.processes(allowed).into_iter().map(|(pid, text)| format!("{pid}: {text}")).collect(),
         );
         add("link", links().difference(&self.links).filter(|name| *name != BRIDGE).cloned().collect());
-        add("cgroup", cgroups().difference(&self.cgroups).cloned().collect());
+        // The parent of pods that name none stays.
+        let added = cgroups().difference(&self.cgroups).cloned().collect::<Vec<_>>();
+        add("cgroup", added.into_iter().filter(|path| !path.ends_with("/husk")).collect());
         add("mount", self.mounts());
         add("address", self.cni.allocated());
         add("firewall rule", firewall());

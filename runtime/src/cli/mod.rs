@@ -33,7 +33,7 @@ enum Command {
     /// Serve the CRI to kubelet, crictl and critest
     Serve(serve::Serve),
     /// Say whether this host is fit to run husk, and how to mend what is not
-    Check,
+    Check(check::Check),
     /// Run one command in a VM of its own, without Kubernetes
     Run(run::Run),
     /// Fetch images from their registries
@@ -72,7 +72,7 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode> {
     runtime.block_on(async {
         match arguments.command {
             Command::Serve(serve) => serve.execute(config).await,
-            Command::Check => Ok(check::execute(&config)),
+            Command::Check(check) => check.execute(&config),
             Command::Run(run) => run.execute(config).await,
             Command::Pull(pull) => pull.execute(config).await,
             Command::Images(list) => list.execute(config),
@@ -89,5 +89,15 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         super::Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_systemd_unit_starts_the_daemon() {
+        use clap::Parser;
+        let unit = include_str!("../../dist/husk.service");
+        let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("ExecStart");
+        let parsed = super::Arguments::try_parse_from(line.split_whitespace()).expect(line);
+        assert!(matches!(parsed.command, super::Command::Serve(_)), "{line}");
+        assert!(line.starts_with("/usr/bin/husk "), "make install puts it elsewhere: {line}");
     }
 }

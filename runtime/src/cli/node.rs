@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use husk_images::{ImageError, ImageStore};
 
+use crate::cgroup::Cgroups;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::network::{NetworkConfig, PodNetwork};
@@ -31,8 +32,12 @@ pub async fn open(config: Config, network: bool) -> Result<Arc<Node>> {
     let store = Store::open(&config.root.join("husk.redb"))?;
     let images = images(&config)?;
     let scratch = ScratchTemplate::prepare(&config.root, config.vm.scratch_mib)?;
+    let cgroups = Cgroups::of_host();
+    if let Err(problem) = cgroups.describe() {
+        tracing::warn!("{problem}");
+    }
     let network = network.then(|| self::network(&config));
-    let node = Node::new(config, store, images, network, scratch);
+    let node = Node::new(config, store, images, network, scratch, cgroups);
     node.recover().await?;
     Ok(node)
 }

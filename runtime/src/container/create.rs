@@ -122,7 +122,11 @@ impl Node {
         mut rootfs: agent::RootFs,
         volumes: &Volumes,
     ) -> Result<()> {
-        live.volumes.lock().await.add(&self.config.volumes, &live.vm, &container.id, &volumes.host).await?;
+        live.volumes
+            .lock()
+            .await
+            .add(&self.config.volumes, &self.cgroups, &live.vm, &container.id, &volumes.host)
+            .await?;
         let (image, media) = self.take_media(live, container).await?;
         rootfs.image_serial = slot_serial(image);
         request.rootfs = Some(rootfs);

@@ -15,6 +15,7 @@ use husk_proto::agent;
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statfs, statvfs, statx};
 
 use crate::error::{Error, Result};
+use crate::mountinfo;
 use crate::node::{Node, Pod};
 use crate::volume::Volume;
 
@@ -117,38 +118,18 @@ fn part(pod: &Pod, host: &Path) -> Result<Option<agent::MemoryVolume>> {
 fn path_in_file_system(path: &Path) -> Result<PathBuf> {
     let found = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)
         .map_err(|e| Error::io("find the mount of", path, e.into()))?;
-    let table = Path::new("/proc/self/mountinfo");
+    let table = Path::new(mountinfo::TABLE);
     let text = fs::read_to_string(table).map_err(|e| Error::io("read", table, e))?;
     let (root, point) = text
         .lines()
-        .find_map(|line| mount(line, found.stx_mnt_id))
+        .find(|line| mountinfo::id(line) == Some(found.stx_mnt_id))
+        .and_then(|line| Some((mountinfo::root(line)?, mountinfo::mount_point(line)?)))
         .ok_or_else(|| Error::Internal(format!("no mount of {path:?} in {}", table.display())))?;
     let below = path.strip_prefix(&point).map_err(|_| {
         Error::Internal(format!("the mount of {path:?} is at {point:?} in {}", table.display()))
     })?;
     // Joining an empty path would add a slash.
     Ok(if below.as_os_str().is_empty() { root } else { root.join(below) })
-}
-
-/// The root and the mount point of a line of mountinfo (proc(5)), if it is that of the mount `id`.
-fn mount(line: &str, id: u64) -> Option<(PathBuf, PathBuf)> {
-    let mut fields = line.split(' ');
-    if fields.next()?.parse::<u64>().ok()? != id {
-        return None;
-    }
-    let (root, point) = (fields.nth(2)?, fields.next()?);
-    Some((unescaped(root)?, unescaped(point)?))
-}
-
-fn unescaped(field: &str) -> Option<PathBuf> {
-    let mut parts = field.split('\\');
-    let mut path = parts.next()?.to_owned();
-    for part in parts {
-        let (code, rest) = part.split_at_checked(3)?;
-        path.push(char::from(u8::from_str_radix(code, 8).ok()?));
-        path.push_str(rest);
-    }
-    Some(path.into())
 }
 
 #[cfg(test)]
@@ -184,10 +165,6 @@ mod tests {
 
     #[test]
     fn a_place_is_found_from_its_file_systems_root() {
-        let line = r"36 35 0:50 /sub\040dir /run/a\040b rw,noatime shared:1 - tmpfs none rw";
-        assert_eq!(mount(line, 36), Some(("/sub dir".into(), "/run/a b".into())));
-        assert_eq!(mount(line, 35), None);
-        assert_eq!(mount("36 35", 36), None);
         assert_eq!(path_in_file_system(Path::new("/proc/sys/kernel")).unwrap(), Path::new("/sys/kernel"));
     }
 }

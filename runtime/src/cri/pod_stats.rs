@@ -6,11 +6,13 @@ use husk_proto::cri;
 
 use super::list::selected;
 use super::stats::{self, value};
+use crate::cgroup::Memory;
 use crate::error::Result;
 use crate::figures::{self, PodFigures};
 use crate::network::InterfaceCounters;
 use crate::node::{Node, Pod};
 use crate::store::SandboxRecord;
+use crate::vm::Usage;
 
 /// Figures of one pod; only its attributes when it is not ready.
 pub async fn pod(node: &Node, pod: &Pod) -> Result<cri::PodSandboxStats> {
@@ -38,6 +40,7 @@ fn of(node: &Node, figures: PodFigures) -> cri::PodSandboxStats {
     let processes = containers
         .iter()
         .fold(0u64, |sum, figures| sum.saturating_add(figures.told.processes.unwrap_or(figures.told.pids)));
+    let (cpu_nanos, memory) = host_usage(node, &record.id, &usage);
     let mut interfaces = interfaces.into_iter().map(interface);
     let default_interface = interfaces.next();
     cri::PodSandboxStats {
@@ -45,16 +48,16 @@ fn of(node: &Node, figures: PodFigures) -> cri::PodSandboxStats {
         linux: Some(cri::LinuxPodSandboxStats {
             cpu: Some(cri::CpuUsage {
                 timestamp,
-                usage_core_nano_seconds: value(usage.cpu_nanos()),
+                usage_core_nano_seconds: value(cpu_nanos),
                 ..Default::default()
             }),
             memory: Some(cri::MemoryUsage {
                 timestamp,
-                working_set_bytes: value(usage.resident_bytes),
-                usage_bytes: value(usage.resident_bytes),
-                rss_bytes: value(usage.resident_bytes),
-                page_faults: value(usage.minor_faults.saturating_add(usage.major_faults)),
-                major_page_faults: value(usage.major_faults),
+                working_set_bytes: value(memory.working_set),
+                usage_bytes: value(memory.usage),
+                rss_bytes: value(memory.resident),
+                page_faults: value(memory.faults),
+                major_page_faults: value(memory.major_faults),
                 ..Default::default()
             }),
             network: default_interface.map(|default| cri::NetworkUsage {
@@ -68,6 +71,20 @@ fn of(node: &Node, figures: PodFigures) -> cri::PodSandboxStats {
         }),
         windows: None,
     }
+}
+
+/// CPU time in nanoseconds and memory: of the pod's cgroup, which has all that serves the pod; where it has none, or
+/// nothing counts there, of the VMM alone.
+fn host_usage(node: &Node, sandbox_id: &str, vmm: &Usage) -> (u64, Memory) {
+    let figures = node.cgroups.figures(&node.pod_dir(sandbox_id));
+    let memory = figures.memory.unwrap_or(Memory {
+        usage: vmm.resident_bytes,
+        working_set: vmm.resident_bytes,
+        resident: vmm.resident_bytes,
+        faults: vmm.minor_faults.saturating_add(vmm.major_faults),
+        major_faults: vmm.major_faults,
+    });
+    (figures.cpu_nanos.unwrap_or_else(|| vmm.cpu_nanos()), memory)
 }
 
 fn interface(counters: InterfaceCounters) -> cri::NetworkInterfaceUsage {

@@ -9,7 +9,10 @@ use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::{checkpoint, chunks, events, list, metrics, pod_stats, stats, view};
+use crate::cgroup;
+use crate::config::CgroupDriver;
 use crate::node::{Node, lock, now_nanos};
+use crate::sandbox::HANDLER;
 use crate::streaming::{Streaming, Work};
 
 /// The service, and the server of exec, attach and port-forward.
@@ -65,7 +68,7 @@ impl RuntimeService for Runtime {
                 conditions: vec![condition("RuntimeReady", kvm), condition("NetworkReady", network)],
             }),
             info,
-            runtime_handlers: vec![handler(""), handler("husk")],
+            runtime_handlers: vec![handler(""), handler(HANDLER)],
             features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
         })
     }
@@ -110,7 +113,12 @@ impl RuntimeService for Runtime {
         if request.verbose {
             info.insert("pid".into(), record.vmm_pid.to_string());
             info.insert("message".into(), record.message.clone());
-            info.insert("directory".into(), self.0.pod_dir(&pod.id).display().to_string());
+            let dir = self.0.pod_dir(&pod.id);
+            info.insert(
+                "cgroup".into(),
+                cgroup::noted(&dir).map(|path| path.to_string()).unwrap_or_default(),
+            );
+            info.insert("directory".into(), dir.display().to_string());
         }
         let containers = self.0.containers_of(&pod.id);
         ok(cri::PodSandboxStatusResponse {
@@ -331,7 +339,11 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<cri::RuntimeConfigRequest>,
     ) -> Answer<cri::RuntimeConfigResponse> {
-        let cgroup_driver = cri::CgroupDriver::Cgroupfs.into();
+        let cgroup_driver = match self.0.config.cgroup.driver {
+            CgroupDriver::Cgroupfs => cri::CgroupDriver::Cgroupfs,
+            CgroupDriver::Systemd => cri::CgroupDriver::Systemd,
+        }
+        .into();
         ok(cri::RuntimeConfigResponse { linux: Some(cri::LinuxRuntimeConfiguration { cgroup_driver }) })
     }
 

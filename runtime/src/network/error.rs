@@ -43,7 +43,7 @@ pub enum NetworkError {
         why: String,
     },
     /// The configuration names a plugin that is not there.
-    #[error("CNI plugin \"{plugin}\" is not in {dirs}; install it or mend cni.bin_dirs")]
+    #[error("CNI plugin \"{plugin}\" is not in {dirs}; install it or mend network.bin_dirs")]
     PluginNotFound {
         /// Its type.
         plugin: String,

@@ -63,6 +63,16 @@ impl PodNetwork {
         self.cni.check_plugins(&list)
     }
 
+    /// The file of the CNI configuration, and where each plugin is that it names.
+    ///
+    /// # Errors
+    /// Without a usable configuration.
+    pub fn plugins(&self) -> Result<(PathBuf, Vec<Result<PathBuf, NetworkError>>), NetworkError> {
+        let list = cni::config::load_first(&self.config.conf_dir)?;
+        let found = self.cni.find_plugins(&list);
+        Ok((list.source, found))
+    }
+
     /// Sandboxes that have a record: what is set up, or was not torn down to the end.
     ///
     /// # Errors

@@ -16,13 +16,20 @@ pub use run::check_handler;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::cgroup::Cgroups;
 use crate::error::{Error, Result};
 use crate::events::Kind;
 use crate::node::{Node, Pod, lock};
 use crate::store::Phase;
 use crate::volume;
 
-/// Ends what a pod has: containers are marked exited, then the VM, its network, its files. Each step may be
+/// The RuntimeClass handler of husk's pods; they may also name none.
+pub const HANDLER: &str = "husk";
+
+/// What a pod needs on the host beside its guest's memory, MiB: the VMM, virtiofsd, and the kernel's for both.
+pub const HOST_MIB: u32 = 32;
+
+/// Ends what a pod has: containers are marked exited, then the VM, its network, its cgroup, its files. Each step may be
 /// done already.
 async fn tear_down(node: &Arc<Node>, pod: &Pod) -> Result<()> {
     pod.live.write().await.take();
@@ -43,15 +50,16 @@ async fn tear_down(node: &Arc<Node>, pod: &Pod) -> Result<()> {
     if let Some(network) = &node.network {
         network.teardown(&pod.id).await?;
     }
-    remove_pod_dir(&node.pod_dir(&pod.id))?;
+    remove_pod_dir(&node.cgroups, &node.pod_dir(&pod.id)).await?;
     let scratch = node.scratch_path(&pod.id);
     absent(std::fs::remove_file(&scratch)).map_err(|e| Error::io("remove", &scratch, e))
 }
 
-/// Removes the directory of a pod whose VM is gone. What was mounted there for its volumes is the host's: the
+/// Removes the directory of a pod whose VM is gone, and its cgroup. What was mounted there for its volumes is the host's: the
 /// directory stays as long as it is.
-fn remove_pod_dir(dir: &Path) -> Result<()> {
+async fn remove_pod_dir(cgroups: &Cgroups, dir: &Path) -> Result<()> {
     volume::tear_down(dir)?;
+    cgroups.remove(dir).await?;
     absent(std::fs::remove_dir_all(dir)).map_err(|e| Error::io("remove", dir, e))
 }
 

@@ -140,7 +140,7 @@ impl Node {
         Ok(())
     }
 
-    /// Removes what belongs to no record: VMMs, networks, files.
+    /// Removes what belongs to no record: VMMs, networks, cgroups, files.
     async fn sweep(&self) {
         let known: HashSet<String> = self.pods().iter().map(|pod| pod.id.clone()).collect();
         let pods = self.config.run.join("pods");
@@ -149,7 +149,7 @@ impl Node {
             if let Some(vm) = Vm::find(&pods.join(&id)) {
                 vm.process.kill().await;
             }
-            if let Err(e) = remove_pod_dir(&pods.join(&id)) {
+            if let Err(e) = remove_pod_dir(&self.cgroups, &pods.join(&id)).await {
                 tracing::error!(sandbox = id, "cannot be swept: {e}");
             }
         }

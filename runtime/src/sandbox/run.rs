@@ -7,7 +7,8 @@ use husk_proto::{agent, cri};
 use husk_vmm::config::slot_serial;
 
 use super::size::Size;
-use super::{namespaces, resolv, scratch, tear_down};
+use super::{HANDLER, HOST_MIB, namespaces, resolv, scratch, tear_down};
+use crate::cgroup::CgroupPath;
 use crate::error::{Error, Result};
 use crate::events::Kind;
 use crate::guest;
@@ -27,8 +28,11 @@ impl Node {
         validate(&config, &handler)?;
         crate::host::kvm().map_err(Error::Unavailable)?;
         let metadata = config.metadata.clone();
+        let id = new_id();
+        let parent = config.linux.as_ref().map_or("", |linux| &linux.cgroup_parent);
+        let cgroup = CgroupPath::of_pod(parent, &self.config.cgroup.parent, &id)?;
         let record = SandboxRecord {
-            id: new_id(),
+            id,
             config: Some(config),
             runtime_handler: handler,
             created_at: now_nanos(),
@@ -40,7 +44,7 @@ impl Node {
         })?;
         let _changing = pod.changing.lock().await;
         self.tell_of_pod(&pod, Kind::Created);
-        match self.boot(&pod).await {
+        match self.boot(&pod, cgroup).await {
             Ok(()) => Ok(pod.id.clone()),
             Err(error) => {
                 if let Err(e) = tear_down(self, &pod).await {
@@ -53,12 +57,28 @@ impl Node {
         }
     }
 
-    async fn boot(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
+    async fn boot(self: &Arc<Self>, pod: &Arc<Pod>, cgroup: Option<CgroupPath>) -> Result<()> {
         let begun = Instant::now();
         let config = pod.record().config.unwrap_or_default();
         let metadata = config.metadata.clone().unwrap_or_default();
         let dir = self.pod_dir(&pod.id);
         std::fs::create_dir_all(&dir).map_err(|e| Error::io("make", &dir, e))?;
+        let defaults = &self.config.vm;
+        let Size { vcpus, memory_mib } = Size::of(&config, defaults);
+        if let Some(path) = cgroup {
+            self.cgroups.make(&dir, &path)?;
+            if self
+                .cgroups
+                .limit_above(&path)
+                .is_some_and(|limit| limit < u64::from(memory_mib + HOST_MIB) << 20)
+            {
+                tracing::warn!(
+                    sandbox = pod.id,
+                    "the pod may use less memory than its VM of {memory_mib} MiB and {HOST_MIB} MiB beside it can take; \
+                     the host will kill the VM then: give its RuntimeClass an overhead (podFixed)"
+                );
+            }
+        }
         let scratch_bytes = scratch::bytes(&config.annotations, &self.config.vm)?;
         let scratch = self.scratch.instantiate(&self.scratch_path(&pod.id), scratch_bytes)?;
 
@@ -97,9 +117,7 @@ impl Node {
         configure.resolv_conf = resolv::conf(config.dns_config.as_ref(), &dns);
         let networked = begun.elapsed();
 
-        let defaults = &self.config.vm;
-        let Size { vcpus, memory_mib } = Size::of(&config, defaults);
-        let spec = VmSpec { id: &pod.id, dir: &dir, vcpus, memory_mib, nets };
+        let spec = VmSpec { id: &pod.id, dir: &dir, vcpus, memory_mib, nets, door: self.cgroups.door(&dir)? };
         let vm = Arc::new(Vm::start(defaults, spec)?);
         *lock(&pod.vm) = Some(vm.clone());
         self.update_pod(pod, |record| {
@@ -152,8 +170,13 @@ impl Node {
             if pod.record().phase() != Phase::Running {
                 return;
             }
-            tracing::warn!(sandbox = pod.id, "the pod's VM ended by itself");
-            if let Err(e) = node.lost(&pod, "the pod's VM ended by itself").await {
+            let why = if node.cgroups.ran_out_of_memory(&node.pod_dir(&pod.id)) {
+                "the host's kernel killed the pod's VM: its cgroup, or the host, was out of memory"
+            } else {
+                "the pod's VM ended by itself"
+            };
+            tracing::warn!(sandbox = pod.id, "{why}");
+            if let Err(e) = node.lost(&pod, why).await {
                 tracing::error!(sandbox = pod.id, "cannot record the VM's end: {e}");
             }
         });
@@ -184,10 +207,10 @@ impl Node {
 
 /// Refuses a RuntimeClass handler that is another runtime's.
 pub fn check_handler(handler: &str) -> Result<()> {
-    if handler.is_empty() || handler == "husk" {
+    if handler.is_empty() || handler == HANDLER {
         return Ok(());
     }
-    Err(Error::Invalid(format!("runtime handler {handler:?} is not known; use \"husk\" or none")))
+    Err(Error::Invalid(format!("runtime handler {handler:?} is not known; use {HANDLER:?} or none")))
 }
 
 fn validate(config: &cri::PodSandboxConfig, handler: &str) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use husk_proto::cri;
 
+use super::HOST_MIB;
 use crate::config::VmDefaults;
 use crate::error::{Error, Result};
 use crate::store::SandboxRecord;
@@ -70,14 +71,16 @@ impl Size {
     }
 }
 
-/// What the guest's kernel and agent need comes on top of the memory: as the RuntimeClass says (`overhead`), else as
-/// configured.
+/// What the guest's kernel and agent need comes on top of the memory: as the RuntimeClass says (`overhead`) without
+/// the host's share of it, else as configured. With an overhead, guest and host's share together are what kubelet
+/// limits the pod to.
 fn asked(config: &cri::PodSandboxConfig, defaults: &VmDefaults) -> Asked {
     let linux = config.linux.as_ref();
     let resources = linux.and_then(|linux| linux.resources.clone()).unwrap_or_default();
     let overhead = linux.and_then(|linux| linux.overhead.as_ref()).map_or(0, |o| o.memory_limit_in_bytes);
     let mib = |bytes: i64| u32::try_from((bytes.max(0) as u64).div_ceil(1 << 20)).unwrap_or(u32::MAX / 2);
-    let overhead = if overhead > 0 { mib(overhead) } else { defaults.memory_overhead_mib };
+    let overhead =
+        if overhead > 0 { mib(overhead).saturating_sub(HOST_MIB) } else { defaults.memory_overhead_mib };
     Asked {
         vcpus: (resources.cpu_quota > 0 && resources.cpu_period > 0).then(|| {
             let vcpus = (resources.cpu_quota as u64).div_ceil(resources.cpu_period as u64);
@@ -85,13 +88,15 @@ fn asked(config: &cri::PodSandboxConfig, defaults: &VmDefaults) -> Asked {
         }),
         memory_mib: Some(mib(resources.memory_limit_in_bytes))
             .filter(|asked| *asked > 0)
-            .map(|asked| asked.saturating_add(overhead).max(64)),
+            .map(|asked| asked.saturating_add(overhead).clamp(64, u32::MAX / 2)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const HOST: i64 = HOST_MIB as i64;
 
     fn limited(cpu_quota: i64, memory_mib: i64, overhead_mib: i64) -> cri::PodSandboxConfig {
         let memory = |mib: i64| cri::LinuxContainerResources {
@@ -120,14 +125,14 @@ mod tests {
         assert_eq!(Size::of(&limited(-1, 0, 0), &defaults), default);
         let memory_mib = 100 + defaults.memory_overhead_mib;
         assert_eq!(Size::of(&limited(150_000, 100, 0), &defaults), Size { vcpus: 2, memory_mib });
-        assert_eq!(Size::of(&limited(150_000, 100, 30), &defaults), Size { vcpus: 2, memory_mib: 130 });
+        assert_eq!(Size::of(&limited(150_000, 100, 30 + HOST), &defaults), Size { vcpus: 2, memory_mib: 130 });
     }
 
     #[test]
     fn new_limits_fit_the_vm_or_are_refused_with_both_values() {
         let defaults = VmDefaults::default();
         let given = Size { vcpus: 2, memory_mib: 130 };
-        for fits in [limited(200_000, 100, 30), limited(50_000, 10, 0), limited(-1, 0, 0)] {
+        for fits in [limited(200_000, 100, 30 + HOST), limited(50_000, 10, 0), limited(-1, 0, 0)] {
             given.check(&fits, &defaults).unwrap();
         }
         let refused = |config| match given.check(&config, &defaults) {
@@ -136,7 +141,7 @@ mod tests {
         };
         let text = refused(limited(250_000, 10, 0));
         assert!(text.contains("3 vCPUs") && text.contains("made with 2") && !text.contains("MiB"), "{text}");
-        let text = refused(limited(100_000, 101, 30));
+        let text = refused(limited(100_000, 101, 30 + HOST));
         assert!(text.contains("131 MiB") && text.contains("made with 130 MiB"), "{text}");
         let text = refused(limited(900_000, 1000, 0));
         assert!(text.contains("9 vCPUs") && text.contains("1064 MiB"), "{text}");
@@ -145,7 +150,7 @@ mod tests {
     #[test]
     fn what_was_given_is_as_written_down_or_as_it_was_asked_for() {
         let defaults = VmDefaults::default();
-        let config = Some(limited(150_000, 100, 30));
+        let config = Some(limited(150_000, 100, 30 + HOST));
         let mut record = SandboxRecord { config, ..Default::default() };
         assert_eq!(Size::given(&record, &defaults), Size { vcpus: 2, memory_mib: 130 });
         (record.vcpus, record.memory_mib) = (4, 512);

@@ -3,7 +3,7 @@
 mod process;
 mod scratch;
 mod slots;
-mod sys;
+pub(crate) mod sys;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ pub use process::{Usage, VmProcess};
 pub use scratch::ScratchTemplate;
 pub use slots::{SCRATCH_SLOT, Slots};
 
+use crate::cgroup::Door;
 use crate::config::VmDefaults;
 use crate::error::{Error, Result};
 
@@ -37,6 +38,8 @@ pub struct VmSpec<'a> {
     pub memory_mib: u32,
     /// One per interface: tap, MAC, MTU in bytes.
     pub nets: Vec<(OwnedFd, String, u16)>,
+    /// The way into its cgroup.
+    pub door: Door,
 }
 
 /// A disk or piece of one.
@@ -89,7 +92,7 @@ impl Vm {
         let json = serde_json::to_vec_pretty(&config).map_err(|e| Error::Internal(e.to_string()))?;
         std::fs::write(&config_path, json).map_err(|e| Error::io("write", &config_path, e))?;
 
-        let process = VmProcess::spawn(&defaults.vmm, &config_path, spec.dir, taps)?;
+        let process = VmProcess::spawn(&defaults.vmm, &config_path, spec.dir, taps, spec.door)?;
         Ok(Vm { dir: spec.dir.to_owned(), ready: Mutex::new(Some(ready)), process })
     }
 

@@ -11,6 +11,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::watch;
 
 use super::sys;
+use crate::cgroup::Door;
 use crate::error::{Error, Result};
 use crate::process;
 
@@ -28,8 +29,15 @@ pub struct VmProcess {
 }
 
 impl VmProcess {
-    /// Starts the program; `taps` are descriptors with the numbers that they get in the child.
-    pub fn spawn(program: &Path, config: &Path, dir: &Path, taps: Vec<(OwnedFd, i32)>) -> Result<VmProcess> {
+    /// Starts the program, in the cgroup behind the door; `taps` are descriptors with the numbers that they get in
+    /// the child.
+    pub fn spawn(
+        program: &Path,
+        config: &Path,
+        dir: &Path,
+        taps: Vec<(OwnedFd, i32)>,
+        door: Door,
+    ) -> Result<VmProcess> {
         let log_path = dir.join("vmm.log");
         let log = File::create(&log_path).map_err(|e| Error::io("create", &log_path, e))?;
         let mut command = tokio::process::Command::new(program);
@@ -42,6 +50,7 @@ impl VmProcess {
             .current_dir("/")
             // Not in the daemon's group: what ends the daemon's terminal must not end its pods.
             .process_group(0);
+        door.admit(&mut command);
         let mappings =
             taps.into_iter().map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect();
         command

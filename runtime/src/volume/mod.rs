@@ -15,6 +15,7 @@ use husk_proto::cri;
 
 pub use request::{Volume, container_path, requested};
 
+use crate::cgroup::Cgroups;
 use crate::config::VolumeConfig;
 use crate::error::{Error, Result};
 use crate::vm::Vm;
@@ -38,13 +39,15 @@ impl Volumes {
         Self { dir, served }
     }
 
-    /// Makes volumes visible below the container's directory of the share, the server started with the first.
+    /// Makes volumes visible below the container's directory of the share, the server started with the
+    /// first, in the pod's cgroup.
     ///
     /// # Errors
     /// Nothing is left mounted for the container then.
     pub async fn add(
         &mut self,
         config: &VolumeConfig,
+        cgroups: &Cgroups,
         vm: &Vm,
         container: &str,
         volumes: &[Volume],
@@ -54,7 +57,8 @@ impl Volumes {
         }
         if !self.served {
             std::fs::create_dir_all(&self.dir).map_err(|e| Error::io("make", &self.dir, e))?;
-            let connection = server::start(&config.virtiofsd, &self.dir)?;
+            let pod_dir = self.dir.parent().unwrap_or(&self.dir);
+            let connection = server::start(&config.virtiofsd, &self.dir, cgroups.door(pod_dir)?)?;
             // Answered once the server is in its namespaces.
             vm.attach_fs(connection).await?;
             self.served = true;

@@ -10,6 +10,7 @@ use std::process::Stdio;
 
 use command_fds::{CommandFdExt, FdMapping};
 
+use crate::cgroup::Door;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::process;
@@ -19,8 +20,8 @@ const LISTENER: i32 = 3;
 /// The argument by which a server is found again.
 const SHARED_DIR: &str = "--shared-dir";
 
-/// Starts the server of `dir`; what is answered is a connection to it.
-pub fn start(program: &Path, dir: &Path) -> Result<OwnedFd> {
+/// Starts the server of `dir` in the cgroup behind the door; what is answered is a connection to it.
+pub fn start(program: &Path, dir: &Path, door: Door) -> Result<OwnedFd> {
     host::file(program, "install virtiofsd, or set volumes.virtiofsd").map_err(Error::Unavailable)?;
     let socket = dir.with_extension("sock");
     let _ = std::fs::remove_file(&socket);
@@ -42,6 +43,7 @@ pub fn start(program: &Path, dir: &Path) -> Result<OwnedFd> {
         .current_dir("/")
         // Not in the daemon's group: what ends the daemon's terminal must not end its pods.
         .process_group(0);
+    door.admit(&mut command);
     command
         .fd_mappings(vec![FdMapping { parent_fd: listener.into(), child_fd: LISTENER }])
         .map_err(|e| Error::Internal(format!("cannot hand the socket to virtiofsd: {e}")))?;

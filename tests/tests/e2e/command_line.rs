@@ -145,7 +145,45 @@ pub async fn check_of_a_fit_host(bed: Arc<Bed>) {
     let output = own.husk(&["check"]);
     let text = stdout(&output);
     assert_eq!(output.status.code(), Some(0), "{text}{}", stderr(&output));
-    assert!(text.lines().count() >= 5 && text.lines().all(|line| line.starts_with("ok ")), "{text}");
+    assert!(text.lines().count() >= 15 && text.lines().all(|line| line.starts_with("ok ")), "{text}");
+    for plugin in ["/bridge", "/portmap", "/host-local"] {
+        assert!(
+            text.lines().any(|line| line.starts_with("ok    CNI plugin") && line.ends_with(plugin)),
+            "{text}"
+        );
+    }
+
+    step("the same for a script");
+    let output = own.husk(&["check", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let list: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(list.len(), text.lines().count());
+    assert!(list.iter().all(|line| line["verdict"] == "ok" && line["check"].is_string()), "{list:?}");
+}
+
+/// What could be better is told, and the host is fit all the same.
+pub async fn check_hints(bed: Arc<Bed>) {
+    let own = Own::new(&bed);
+    let setting =
+        |path: &str, value: &str| format!("printf '%s\\n' {value} >/run/hint; mount --bind /run/hint {path}");
+    for (line, hint) in [
+        (setting("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "'always [never]'"), "shmem_enabled"),
+        (setting("/proc/sys/net/ipv4/ip_forward", "0"), "ip_forward"),
+        (setting("/proc/sys/net/bridge/bridge-nf-call-iptables", "0"), "bridge-nf-call-iptables"),
+        ("mount -t tmpfs tmpfs /sys/fs/cgroup".into(), "cgroup2"),
+        ("ulimit -n 1024".into(), "LimitNOFILE"),
+    ] {
+        let mut command = Command::new("unshare");
+        let script = format!("{line}; exec \"$@\"");
+        command.args(["--mount", "--propagation", "private", "sh", "-ec", &script, "sh"]);
+        command.arg(bed.paths.program("husk"));
+        let output = own.under(command, &["check"]);
+        let text = stdout(&output);
+        assert_eq!(output.status.code(), Some(0), "{text}{}", stderr(&output));
+        let hints: Vec<&str> = text.lines().filter(|line| line.starts_with("hint ")).collect();
+        assert!(matches!(hints.as_slice(), [only] if only.contains(hint)), "{hint}:\n{text}");
+    }
+    fs::remove_file("/run/hint").expect("remove the file of settings");
 }
 
 /// A line that says what is wrong, and how to mend it.
@@ -163,6 +201,14 @@ pub async fn check_names_what_is_missing(bed: Arc<Bed>) {
     failing(&own.husk(&["check"]), "/no/such/vmlinux");
     own.replace(&bed.paths.initramfs(), Path::new("/no/such/initramfs"));
     failing(&own.husk(&["check"]), "/no/such/initramfs");
+    let list = bed.cni.configure("00-absent", &[bed.cni.bridge(), serde_json::json!({"type": "absent"})]);
+    let output = own.husk(&["check"]);
+    fs::remove_file(list).expect("remove the configuration");
+    failing(&output, "\"absent\"");
+    let program = own.dir.path().join("virtiofsd");
+    fs::write(&program, "").expect("write a file that is no program");
+    own.replace(&bed.paths.tool("virtiofsd"), &program);
+    failing(&own.husk(&["check"]), "chmod 755");
     own.replace(&bed.cni.conf_dir, Path::new("/no/such/net.d"));
     failing(&own.husk(&["check"]), "/no/such/net.d");
 }

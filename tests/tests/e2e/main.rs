@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bad_input;
+mod cgroups;
 mod churn;
 mod command_line;
 mod crictl;
@@ -135,6 +136,8 @@ fn main() -> ExitCode {
         restart: pod_goes_on, vmm_dies_meanwhile, killed_in_the_middle;
         volumes: seen_from_both_sides, read_only, propagation, malformed_requests, after_a_restart, share_is_sealed, removed_on_the_host;
         volume_kinds: images, memory, block_device, read_only_device, other_devices;
+        cgroups: where_kubelet_says, by_default, found_after_a_restart, both_versions, none_usable, driver_is_told, bad_parents,
+            memory_of_the_host;
         streaming: commands, large_output, half_closed_input, terminal, many_at_once, killed_client, attached_output,
             attached_input, attached_terminal, forwarded_ports, refused_port, urls, wrong_requests;
         events: whole_life, accidents, slow_listener, daemon_ends, by_crictl;
@@ -142,7 +145,7 @@ fn main() -> ExitCode {
         limits: of_a_pod;
         metrics: under_load, hung_guest;
         command_line: run_passes_output_and_code, run_on_the_network, run_refuses, check_of_a_fit_host,
-            check_names_what_is_missing, serve_refuses;
+            check_names_what_is_missing, check_hints, serve_refuses;
         churn: twenty_pods_five_at_a_time;
     ];
     let conclusion = libtest_mimic::run(&arguments, trials);

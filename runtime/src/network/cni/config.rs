@@ -24,7 +24,7 @@ pub(in super::super) struct NetworkList {
     pub(super) disable_check: bool,
     pub(super) plugins: Vec<PluginConfig>,
     /// The file that it came from.
-    pub(super) source: PathBuf,
+    pub(in super::super) source: PathBuf,
 }
 
 /// One plugin's part.

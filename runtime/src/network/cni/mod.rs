@@ -5,6 +5,7 @@ pub(super) mod config;
 mod plugin;
 pub(super) mod result;
 
+use std::iter;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,13 +42,14 @@ impl Cni {
 
     /// Whether all the plugins of `list` are there, those for addresses (`ipam`) too.
     pub(super) fn check_plugins(&self, list: &NetworkList) -> Result<(), NetworkError> {
-        for plugin in &list.plugins {
-            self.plugins.find(&plugin.kind)?;
-            if let Some(ipam) = plugin.ipam() {
-                self.plugins.find(ipam)?;
-            }
-        }
-        Ok(())
+        self.find_plugins(list).into_iter().try_for_each(|found| found.map(drop))
+    }
+
+    /// Where each of the plugins of `list` is, those for addresses (`ipam`) too.
+    pub(super) fn find_plugins(&self, list: &NetworkList) -> Vec<Result<PathBuf, NetworkError>> {
+        let names =
+            list.plugins.iter().flat_map(|plugin| iter::once(plugin.kind.as_str()).chain(plugin.ipam()));
+        names.map(|name| self.plugins.find(name)).collect()
     }
 
     /// ADD of every plugin in order, each with the result of the one before; the last one's result.
