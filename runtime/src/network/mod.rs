@@ -159,7 +159,8 @@ impl PodNetwork {
     pub async fn teardown(&self, sandbox_id: &str) -> Result<(), NetworkError> {
         types::check_id(sandbox_id)?;
         let Some(mut record) = self.cache.load(sandbox_id)? else {
-            return netns::remove(&self.netns_path(sandbox_id)).await;
+            netns::remove(&self.netns_path(sandbox_id)).await?;
+            return self.cache.remove(sandbox_id);
         };
         let path = record.attachment.netns.clone();
         if !netns::exists(&path) {

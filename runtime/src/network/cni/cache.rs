@@ -76,7 +76,7 @@ impl Cache {
         put: impl FnOnce(&Path, &Path) -> io::Result<()>,
     ) -> Result<(), NetworkError> {
         let path = self.path(&record.attachment.container_id);
-        let temporary = path.with_extension("new");
+        let temporary = unfinished(&path);
         let written = (|| {
             let mut file =
                 OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
@@ -108,13 +108,16 @@ impl Cache {
         Ok(Some(record))
     }
 
-    /// Forgets the sandbox.
+    /// Forgets the sandbox, and what a crash left of a record that was being written.
     pub(in super::super) fn remove(&self, id: &str) -> Result<(), NetworkError> {
         let path = self.path(id);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&path, error)),
-            _ => Ok(()),
+        for path in [unfinished(&path), path] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&path, error)),
+                _ => {}
+            }
         }
+        Ok(())
     }
 
     /// The sandboxes that have a record.
@@ -138,6 +141,11 @@ impl Cache {
     fn path(&self, id: &str) -> PathBuf {
         self.dir.join(format!("{id}.{EXTENSION}"))
     }
+}
+
+/// Where a record is written before it gets its name.
+fn unfinished(path: &Path) -> PathBuf {
+    path.with_extension("new")
 }
 
 fn failed(path: &Path, source: io::Error) -> NetworkError {
@@ -178,7 +186,10 @@ mod tests {
         assert_eq!(cache.load("a.b").unwrap().unwrap(), first);
         cache.create(&record("a.c")).unwrap();
         assert_eq!(cache.list().unwrap(), ["a.b", "a.c"]);
-        for id in ["a.b", "a.c", "a.c"] {
+        // As a crash leaves them, with a record and without.
+        fs::write(dir.path().join("cni/a.c.new"), "{").unwrap();
+        fs::write(dir.path().join("cni/a.d.new"), "{").unwrap();
+        for id in ["a.b", "a.c", "a.c", "a.d"] {
             cache.remove(id).unwrap();
         }
         assert_eq!(fs::read_dir(dir.path().join("cni")).unwrap().count(), 0);
