@@ -126,8 +126,10 @@ pub async fn under_load(bed: Arc<Bed>) {
     assert!(written(&seen, &pod.id) >= 3 << 20);
     assert!(written(&seen, &idle.id) < 1 << 20);
     assert!(seen.get(&writing.id, "container_fs_limit_bytes") > 64 << 20);
-    let device = |key, value| seen.find(&writing.id, "container_fs_usage_bytes", &[(key, value)]);
-    assert!((b'a'..b'z').any(|letter| device("device", &format!("/dev/vd{}", letter as char)).is_some()));
+    let is_on = |device: String| {
+        seen.find(&writing.id, "container_fs_usage_bytes", &[("device", device.as_str())]).is_some()
+    };
+    assert!(('a'..'z').any(|letter| is_on(format!("/dev/vd{letter}"))));
     let labels = [("operation", "Write")];
     assert!(seen.find(&writing.id, "container_blkio_device_usage_total", &labels).is_some());
 
