@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     fn image(number: usize, bytes: usize) -> Image {
-        Image { id: format!("{number:0bytes$}"), ..Default::default() }
+        Image { id: format!("{number}{}", "x".repeat(bytes - 1)), ..Default::default() }
     }
 
     #[test]
