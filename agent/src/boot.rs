@@ -56,7 +56,7 @@ pub fn prepare() -> Result<()> {
         paths::IMAGES,
         paths::SCRATCH,
         paths::MEMORY,
-        paths::DEVICES,
+        paths::GUEST_VOLUMES,
         paths::STATE,
         paths::ETC,
         paths::CONSOLES,

@@ -68,6 +68,11 @@ impl Root {
         }
     }
 
+    /// The directory `path`.
+    pub fn directory(&self, path: &Path) -> io::Result<OwnedFd> {
+        Ok(self.open_in(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?)
+    }
+
     /// Makes the directory `path` and those above it where they are missing, mode 0755.
     pub fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;

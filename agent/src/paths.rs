@@ -17,8 +17,9 @@ pub const VOLUMES: &str = "/run/husk/volumes";
 /// One directory a volume in memory, by number.
 pub const MEMORY: &str = "/run/husk/memory";
 
-/// One directory a container that has devices, in it their nodes by number.
-pub const DEVICES: &str = "/run/husk/devices";
+/// One directory a container, in it by number what of its volumes is its alone: device nodes, and mounts of
+/// directories of volumes in memory.
+pub const GUEST_VOLUMES: &str = "/run/husk/guest-volumes";
 
 /// The container library's state.
 pub const STATE: &str = "/run/husk/state";

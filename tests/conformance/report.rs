@@ -59,6 +59,16 @@ impl Report {
         if report.specs.is_empty() { Err("critest ran nothing".to_owned()) } else { Ok(report) }
     }
 
+    /// Takes another run's outcome of each spec that this one skipped.
+    pub fn fill_in(&mut self, other: Report) {
+        for (name, outcome) in other.specs {
+            if let Some(own @ Outcome::Skipped) = self.specs.get_mut(&name) {
+                *own = outcome;
+            }
+        }
+        self.flaky.extend(other.flaky);
+    }
+
     /// How many of each there are, and which needed two attempts.
     pub fn summary(&self, took: Duration) -> String {
         let count = |outcome| self.specs.values().filter(|found| **found == outcome).count();

@@ -15,6 +15,7 @@ mod pod;
 mod ports;
 mod sandbox;
 mod vm;
+mod volumes;
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -45,6 +46,7 @@ const CASES: &[Case] = cases! {
     exec: runs_in_the_container, terminal, standard_input, signals, missing_command, left_behind, many;
     output: whole, goes_on_after_a_break, back_pressure, one_reader;
     ports: both_ways, nobody_listens;
+    volumes: images, memory, devices, wrong_requests;
     limits: memory, figures, processes, devices, capabilities;
     hostile: ids, specs, unknown, states, sizes, links_in_the_image, dead_container, deep_tree;
 };

@@ -208,10 +208,7 @@ impl Pod {
             id: self.new_id(),
             oci_spec: spec.to_string().into_bytes(),
             rootfs: Some(RootFs { image_serial: vm::IMAGE.into(), read_only: false, disk: None }),
-            user: None,
-            stdin: false,
-            pid_namespace: None,
-            guest_volumes: Vec::new(),
+            ..Default::default()
         }
     }
 }

@@ -144,7 +144,7 @@ impl Node {
     }
 
     /// The image of that name or id.
-    pub(super) fn image(&self, name: &str) -> Result<husk_images::Image> {
+    fn image(&self, name: &str) -> Result<husk_images::Image> {
         self.images.status(name)?.ok_or_else(|| Error::NotFound { kind: "image", id: name.into() })
     }
 }

@@ -13,6 +13,8 @@ use crate::node::{Node, Pod};
 use crate::store::{HostDevice, Medium};
 use crate::volume::{self, Volume};
 
+/// Volumes and devices of one container, as the agent has it.
+const MAX_VOLUMES: usize = 1024;
 /// The longest path in an image, in bytes.
 const MAX_SUB_PATH: usize = 4096;
 
@@ -118,6 +120,10 @@ impl Node {
     /// # Errors
     /// [`Error::Invalid`], [`Error::Unsupported`] and [`Error::Missing`], with the path.
     pub(super) fn volumes(&self, pod: &Pod, config: &cri::ContainerConfig) -> Result<Volumes> {
+        let asked = config.mounts.len().saturating_add(config.devices.len());
+        if asked > MAX_VOLUMES {
+            return Err(Error::Invalid(format!("{asked} mounts and devices; at most {MAX_VOLUMES}")));
+        }
         device::check_cdi(&config.cdi_devices)?;
         let mut volumes = Volumes::default();
         let (images, mounts) = config.mounts.iter().cloned().partition(|mount| mount.image.is_some());

@@ -125,7 +125,10 @@ mod tests {
         assert_eq!(Size::of(&limited(-1, 0, 0), &defaults), default);
         let memory_mib = 100 + defaults.memory_overhead_mib;
         assert_eq!(Size::of(&limited(150_000, 100, 0), &defaults), Size { vcpus: 2, memory_mib });
-        assert_eq!(Size::of(&limited(150_000, 100, 30 + HOST), &defaults), Size { vcpus: 2, memory_mib: 130 });
+        assert_eq!(
+            Size::of(&limited(150_000, 100, 30 + HOST), &defaults),
+            Size { vcpus: 2, memory_mib: 130 }
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -26,13 +27,8 @@ const MODE: u32 = 0o7777;
 pub struct Memory(tokio::sync::Mutex<HashMap<String, PathBuf>>);
 
 impl Memory {
-    /// The volume's place, made for the first who asks.
+    /// Where the whole volume is, made for the first who asks.
     pub async fn place(&self, volume: &MemoryVolume) -> Result<PathBuf> {
-        let place = self.whole(volume).await?;
-        if volume.sub_path.is_empty() { Ok(place) } else { below(&place, volume) }
-    }
-
-    async fn whole(&self, volume: &MemoryVolume) -> Result<PathBuf> {
         if !(1..=MAX_NAME).contains(&volume.name.len()) {
             return Err(Error::Invalid(format!("the name of a volume in memory has 1 to {MAX_NAME} bytes")));
         }
@@ -59,20 +55,25 @@ fn options(volume: &MemoryVolume) -> String {
     format!("size={bytes},mode={:o},uid={uid},gid={gid}", mode & MODE)
 }
 
-/// The directory in the volume at `place`, made if it is not there.
-fn below(place: &Path, volume: &MemoryVolume) -> Result<PathBuf> {
+/// Mounts the directory that `volume` names of the one at `whole` on `place`; it is made if it is not there. Containers
+/// may rename what they like meanwhile, so it is known by a descriptor alone.
+pub fn bind(whole: &Path, volume: &MemoryVolume, place: &Path) -> Result<()> {
     let failed = || format!("the directory {:?} of a volume in memory", volume.sub_path);
-    let root = Root::open(place).context(|| format!("opening {}", place.display()))?;
+    let root = Root::open(whole).context(|| format!("opening {}", whole.display()))?;
     let sub_path = Path::new(&volume.sub_path);
-    let is_new = root.place(sub_path).is_err();
+    let is_new = root.directory(sub_path).is_err();
     root.create_dir_all(sub_path).context(failed)?;
-    let found = root.place(sub_path).context(failed)?;
+    let found = root.directory(sub_path).context(failed)?;
+    let by_descriptor = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
     if is_new {
-        chown(&found, Some(volume.sub_path_uid), Some(volume.sub_path_gid)).context(failed)?;
-        fs::set_permissions(&found, fs::Permissions::from_mode(volume.sub_path_mode & MODE))
-            .context(failed)?;
+        chown(&by_descriptor, Some(volume.sub_path_uid), Some(volume.sub_path_gid)).context(failed)?;
+        let mode = fs::Permissions::from_mode(volume.sub_path_mode & MODE);
+        fs::set_permissions(&by_descriptor, mode).context(failed)?;
     }
-    Ok(found)
+    fs::create_dir_all(place).context(|| format!("making {}", place.display()))?;
+    let none = None::<&str>;
+    mount(Some(&by_descriptor), place, none, MsFlags::MS_BIND, none)
+        .context(|| format!("mounting a volume in memory on {}", place.display()))
 }
 
 #[cfg(test)]

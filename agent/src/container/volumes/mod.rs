@@ -7,7 +7,7 @@ mod memory;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use husk_proto::agent::{GuestVolume, guest_volume};
 use oci_spec::runtime::{LinuxDeviceCgroup, Spec};
@@ -16,6 +16,7 @@ pub use self::device::Media;
 pub use self::memory::Memory;
 use super::Tools;
 use super::images::Source;
+use super::root::unmount;
 use crate::error::{Context, Error, Result};
 use crate::paths;
 
@@ -25,7 +26,8 @@ const MAX_VOLUMES: usize = 1024;
 /// What one container has of them.
 #[derive(Debug)]
 pub struct Volumes {
-    nodes: PathBuf,
+    /// Where what is this container's alone is.
+    own: PathBuf,
     held: Mutex<Vec<Held>>,
 }
 
@@ -35,6 +37,8 @@ enum Held {
     Image(Source),
     /// A block device, by its serial.
     Medium(String),
+    /// A mount of the container's own.
+    Mount(PathBuf),
 }
 
 impl Volumes {
@@ -43,7 +47,7 @@ impl Volumes {
         if volumes.len() > MAX_VOLUMES {
             return Err(Error::Invalid(format!("{} volumes; at most {MAX_VOLUMES}", volumes.len())));
         }
-        let made = Self { nodes: Path::new(paths::DEVICES).join(id), held: Mutex::default() };
+        let made = Self { own: Path::new(paths::GUEST_VOLUMES).join(id), held: Mutex::default() };
         let outcome = async {
             let (mut places, mut rules) = (Vec::new(), Vec::new());
             for volume in volumes {
@@ -77,12 +81,21 @@ impl Volumes {
                 self.hold(Held::Image(source));
                 Ok((image::place(&image, volume)?, None))
             }
-            Some(guest_volume::Kind::Memory(volume)) => Ok((tools.memory.place(volume).await?, None)),
+            Some(guest_volume::Kind::Memory(volume)) => {
+                let whole = tools.memory.place(volume).await?;
+                if volume.sub_path.is_empty() {
+                    return Ok((whole, None));
+                }
+                let place = self.own.join(number.to_string());
+                self.hold(Held::Mount(place.clone()));
+                memory::bind(&whole, volume, &place)?;
+                Ok((place, None))
+            }
             Some(guest_volume::Kind::Device(volume)) => {
                 let (device, held) = device::find(&tools.media, volume).await?;
                 held.into_iter().for_each(|serial| self.hold(Held::Medium(serial)));
                 let rule = device::rule(&device, &volume.access)?;
-                let place = self.nodes.join(number.to_string());
+                let place = self.own.join(number.to_string());
                 device::make_node(&place, &device, volume)?;
                 Ok((place, Some(rule)))
             }
@@ -90,25 +103,32 @@ impl Volumes {
     }
 
     fn hold(&self, held: Held) {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).push(held);
+        self.held().push(held);
+    }
+
+    fn held(&self) -> MutexGuard<'_, Vec<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives back what the container had; its processes are gone. Can be repeated when a step failed.
     pub async fn remove(&self, tools: &Tools) -> Result<()> {
-        match fs::remove_dir_all(&self.nodes) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(e).context(|| format!("removing {}", self.nodes.display()));
-            }
-            _ => {}
-        }
         // Off the list first: what is given back twice would be another container's.
         loop {
-            let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            match held {
-                None => return Ok(()),
-                Some(Held::Image(source)) => tools.images.release(&source).await?,
-                Some(Held::Medium(serial)) => tools.media.release(&serial).await?,
+            let Some(held) = self.held().pop() else { break };
+            match &held {
+                Held::Image(source) => tools.images.release(source).await?,
+                Held::Medium(serial) => tools.media.release(serial).await?,
+                Held::Mount(place) => {
+                    // What is below a mount that stays must not be removed.
+                    unmount(place).inspect_err(|_| self.hold(held.clone()))?;
+                }
             }
+        }
+        match fs::remove_dir_all(&self.own) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(e).context(|| format!("removing {}", self.own.display()))
+            }
+            _ => Ok(()),
         }
     }
 
