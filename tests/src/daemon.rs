@@ -11,7 +11,7 @@ use husk_proto::cri;
 use crate::{Client, Cni, Paths, wait_for};
 
 /// How long the daemon may take to answer after its start.
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_secs(120);
 
 /// The registries whose images the tests' own has: the default one, and those of critest.
 const MIRRORED: [&str; 4] = ["docker.io", "registry.k8s.io", "k8s.gcr.io", "gcr.io"];
