@@ -101,7 +101,11 @@ impl Hierarchy {
     /// Removes a cgroup without processes; it need not be there. What is above it stays: it is kubelet's, or other
     /// pods'.
     pub fn remove(&self, path: &CgroupPath) -> Result<(), Errno> {
-        let absent = |outcome: Result<(), Errno>| if outcome == Err(Errno::NOENT) { Ok(()) } else { outcome };
+        // Below what is no cgroup nothing was made.
+        let absent = |outcome| match outcome {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
+            outcome => outcome,
+        };
         let Some((parents, last)) = path.split_last() else { return Ok(()) };
         let parent = || {
             let root = open(&self.root, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;

@@ -13,7 +13,8 @@ pub async fn of_a_pod(bed: Arc<Bed>) {
     let mut config = pod("limits");
     config.linux = Some(cri::LinuxPodSandboxConfig {
         resources: Some(memory(128)),
-        overhead: Some(memory(64)),
+        // 32 MiB of it are for what serves the VM on the host.
+        overhead: Some(memory(96)),
         ..Default::default()
     });
     let pod = bed.pod(config).await;
@@ -35,7 +36,7 @@ pub async fn of_a_pod(bed: Arc<Bed>) {
     step("more than the VM has");
     let exhausted = &[Code::ResourceExhausted];
     expect_code(update(&pod.id, memory(129), None).await, exhausted, &["193 MiB", "192 MiB"]);
-    expect_code(update(&pod.id, memory(0), Some(memory(65))).await, exhausted, &["193 MiB", "192 MiB"]);
+    expect_code(update(&pod.id, memory(0), Some(memory(97))).await, exhausted, &["193 MiB", "192 MiB"]);
     expect_code(update(&pod.id, cpu(350_000), None).await, exhausted, &["4 vCPUs", "made with 1"]);
     expect_code(
         update(&pod.id, memory(-1), None).await,

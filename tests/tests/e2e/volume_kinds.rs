@@ -302,7 +302,9 @@ pub async fn block_device(bed: Arc<Bed>) {
     bed.daemon.start().await;
     second.remove().await;
     let third = pod.start(privileged(having(vec![disk.device("/dev/xvda", "rwm")]))).await;
-    third.exec("mke2fs /dev/xvda >/dev/null && mkdir /mnt && mount -t ext2 /dev/xvda /mnt && echo kept >/mnt/file").await;
+    // By another name: busybox takes a node that is a mount point for a mounted file system.
+    third.exec("ln -s /dev/xvda /disk && mke2fs /disk >/dev/null").await;
+    third.exec("mkdir /mnt && mount -t ext2 /dev/xvda /mnt && echo kept >/mnt/file").await;
     third.exec("umount /mnt && rm -r /mnt && blkdiscard -o 12582912 -l 1048576 /dev/xvda").await;
     first.exec(&write("written2", 15 * MIB)).await;
     first.remove().await;
