@@ -68,8 +68,8 @@ mod tests {
             recursively: false,
             follows_host: false,
         };
-        let mut volumes = Volumes::default();
-        volumes.host = vec![volume("/a/b/c"), volume("/etc/hosts"), volume("/a")];
+        let host = vec![volume("/a/b/c"), volume("/etc/hosts"), volume("/a")];
+        let volumes = Volumes { host, ..Default::default() };
         let mounts = all("c", false, &volumes);
         let of = |path: &str| mounts.iter().position(|mount| mount["destination"] == path).unwrap();
         assert!(of("/a") < of("/a/b/c"));
