@@ -308,14 +308,15 @@ mod tests {
 
     #[test]
     fn impossible_users_are_refused_by_name() {
-        let asked = |change: fn(&mut cri::LinuxContainerSecurityContext)| {
+        type Change = fn(&mut cri::LinuxContainerSecurityContext);
+        let asked = |change: Change| {
             let mut config = cri::ContainerConfig::default();
             change(config.linux.get_or_insert_default().security_context.get_or_insert_default());
             user(&config, &image(r#"{"User":"app"}"#))
         };
         assert_eq!(asked(|_| {}).unwrap().name, "app");
         assert_eq!(asked(|s| s.run_as_user = Some(cri::Int64Value { value: 7 })).unwrap().name, "7");
-        let refused: [(&str, fn(&mut cri::LinuxContainerSecurityContext)); 4] = [
+        let refused: [(&str, Change); 4] = [
             ("run_as_user is -1", |s| s.run_as_user = Some(cri::Int64Value { value: -1 })),
             ("run_as_group is set without", |s| s.run_as_group = Some(cri::Int64Value { value: 1 })),
             ("run_as_group is 4294967295", |s| {

@@ -66,7 +66,7 @@ pub async fn as_the_unary_calls(bed: Arc<Bed>) {
     let request = cri::StreamContainerStatsRequest::default();
     let stats = lists(runtime.stream_container_stats(request).await, |m| m.container_stats).await.concat();
     let ids: Vec<String> = stats.into_iter().filter_map(|s| Some(s.attributes?.id)).collect();
-    assert_eq!(ids, [running.id.clone()]);
+    assert_eq!(ids, std::slice::from_ref(&running.id));
     let filter = cri::ContainerStatsFilter { pod_sandbox_id: two.id.clone(), ..Default::default() };
     let request = cri::StreamContainerStatsRequest { filter: Some(filter) };
     assert!(lists(runtime.stream_container_stats(request).await, |m| m.container_stats).await.is_empty());
@@ -74,7 +74,7 @@ pub async fn as_the_unary_calls(bed: Arc<Bed>) {
     let stats =
         lists(runtime.stream_pod_sandbox_stats(request).await, |m| m.pod_sandbox_stats).await.concat();
     let ids: Vec<String> = stats.into_iter().filter_map(|s| Some(s.attributes?.id)).collect();
-    assert_eq!(ids, [one.id.clone()]);
+    assert_eq!(ids, std::slice::from_ref(&one.id));
     let request = cri::StreamPodSandboxMetricsRequest {};
     let metrics = runtime.stream_pod_sandbox_metrics(request).await;
     let metrics = lists(metrics, |m| m.pod_sandbox_metrics).await.concat();

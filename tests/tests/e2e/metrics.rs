@@ -129,7 +129,7 @@ pub async fn under_load(bed: Arc<Bed>) {
     let is_on = |device: String| {
         seen.find(&writing.id, "container_fs_usage_bytes", &[("device", device.as_str())]).is_some()
     };
-    assert!(('a'..'z').any(|letter| is_on(format!("/dev/vd{letter}"))));
+    assert!(('a'..='z').any(|letter| is_on(format!("/dev/vd{letter}"))));
     let labels = [("operation", "Write")];
     assert!(seen.find(&writing.id, "container_blkio_device_usage_total", &labels).is_some());
 

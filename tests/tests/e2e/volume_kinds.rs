@@ -186,10 +186,11 @@ pub async fn memory(bed: Arc<Bed>) {
         cache.0.display(),
         part.display()
     ));
+    // The group's bit is the parent's.
     let line = "stat -c %a /part; echo part >/part/here";
     let (third, status) = pod.complete(with(line, vec![of_host(&part, "/part")])).await;
     sh(&format!("umount '{}' && rmdir '{}/sub'", part.display(), cache.0.display()));
-    assert_eq!((status.exit_code, third.text().as_str()), (0, "750\n"));
+    assert_eq!((status.exit_code, third.text().as_str()), (0, "2750\n"));
     assert_eq!(writer.exec("cat /cache/sub/here").await, "part\n");
 
     step("it outlives its containers, and the daemon");
@@ -304,7 +305,7 @@ pub async fn block_device(bed: Arc<Bed>) {
     let third = pod.start(privileged(having(vec![disk.device("/dev/xvda", "rwm")]))).await;
     // By another name: busybox takes a node that is a mount point for a mounted file system.
     third.exec("ln -s /dev/xvda /disk && mke2fs /disk >/dev/null").await;
-    third.exec("mkdir /mnt && mount -t ext2 /dev/xvda /mnt && echo kept >/mnt/file").await;
+    third.exec("mkdir /mnt && mount -t ext4 /dev/xvda /mnt && echo kept >/mnt/file").await;
     third.exec("umount /mnt && rm -r /mnt && blkdiscard -o 12582912 -l 1048576 /dev/xvda").await;
     first.exec(&write("written2", 15 * MIB)).await;
     first.remove().await;
