@@ -9,6 +9,7 @@ mod events;
 mod figures;
 mod guest;
 mod host;
+mod id_mappings;
 mod network;
 mod node;
 mod process;

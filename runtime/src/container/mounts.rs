@@ -67,6 +67,7 @@ mod tests {
             read_only: true,
             recursively: false,
             follows_host: false,
+            mappings: None,
         };
         let mut volumes = Volumes::default();
         volumes.host = vec![volume("/a/b/c"), volume("/etc/hosts"), volume("/a")];

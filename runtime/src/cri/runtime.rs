@@ -12,6 +12,10 @@ use super::{checkpoint, chunks, events, list, metrics, pod_stats, stats, view};
 use crate::node::{Node, lock, now_nanos};
 use crate::streaming::{Streaming, Work};
 
+/// What both handlers can do.
+const FEATURES: cri::RuntimeHandlerFeatures =
+    cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: true };
+
 /// The service, and the server of exec, attach and port-forward.
 pub struct Runtime(pub Arc<Node>, pub Arc<Streaming>);
 
@@ -54,8 +58,7 @@ impl RuntimeService for Runtime {
                 network.status().err().map(|e| ("NetworkPluginNotReady".to_owned(), e.to_string()))
             }
         };
-        let handler =
-            |name: &str| cri::RuntimeHandler { name: name.into(), features: Some(crate::volume::features()) };
+        let handler = |name: &str| cri::RuntimeHandler { name: name.into(), features: Some(FEATURES) };
         let mut info = HashMap::new();
         if request.into_inner().verbose {
             info.insert("config".into(), format!("{:?}", self.0.config));

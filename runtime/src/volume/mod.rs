@@ -8,15 +8,14 @@ mod mounts;
 mod request;
 mod server;
 mod sys;
+mod user_namespace;
 
 use std::path::{Path, PathBuf};
-
-use husk_proto::cri;
 
 pub use request::{Volume, container_path, requested};
 
 use crate::config::VolumeConfig;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::vm::Vm;
 
 /// One pod's volumes. Held through each change.
@@ -53,7 +52,7 @@ impl Volumes {
             return Ok(());
         }
         if !self.served {
-            std::fs::create_dir_all(&self.dir).map_err(|e| Error::io("make", &self.dir, e))?;
+            mounts::make_share(&self.dir)?;
             let connection = server::start(&config.virtiofsd, &self.dir)?;
             // Answered once the server is in its namespaces.
             vm.attach_fs(connection).await?;
@@ -102,9 +101,4 @@ fn dir(pod_dir: &Path) -> PathBuf {
 /// How the agent is told of volume `number` of a container.
 pub fn source(container: &str, number: usize) -> String {
     format!("{}{container}/{number}", husk_proto::VOLUME_SOURCE)
-}
-
-/// What runtimes are asked about volumes (CRI: `RuntimeHandlerFeatures`).
-pub fn features() -> cri::RuntimeHandlerFeatures {
-    cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, ..Default::default() }
 }

@@ -10,6 +10,7 @@ use nix::mount::{MsFlags, mount};
 
 use crate::error::{Context, Error, Result};
 use crate::inroot::Root;
+use crate::owner::Owner;
 use crate::paths;
 
 /// The most of one pod.
@@ -65,7 +66,7 @@ fn below(place: &Path, volume: &MemoryVolume) -> Result<PathBuf> {
     let root = Root::open(place).context(|| format!("opening {}", place.display()))?;
     let sub_path = Path::new(&volume.sub_path);
     let is_new = root.place(sub_path).is_err();
-    root.create_dir_all(sub_path).context(failed)?;
+    root.create_dir_all(sub_path, Owner::default()).context(failed)?;
     let found = root.place(sub_path).context(failed)?;
     if is_new {
         chown(&found, Some(volume.sub_path_uid), Some(volume.sub_path_gid)).context(failed)?;

@@ -15,7 +15,10 @@ use oci_spec::runtime::{LinuxDeviceCgroup, Spec};
 pub use self::device::Media;
 pub use self::memory::Memory;
 use super::Tools;
+use super::idmapped;
 use super::images::Source;
+use super::namespaces::PodUsers;
+use super::root::unmount;
 use crate::error::{Context, Error, Result};
 use crate::paths;
 
@@ -25,7 +28,8 @@ const MAX_VOLUMES: usize = 1024;
 /// What one container has of them.
 #[derive(Debug)]
 pub struct Volumes {
-    nodes: PathBuf,
+    /// Where its nodes and mounts are, by number.
+    places: PathBuf,
     held: Mutex<Vec<Held>>,
 }
 
@@ -33,21 +37,29 @@ pub struct Volumes {
 #[derive(Clone, Debug)]
 enum Held {
     Image(Source),
+    /// A mount of its own.
+    Mount(PathBuf),
     /// A block device, by its serial.
     Medium(String),
 }
 
 impl Volumes {
     /// Makes the volumes, and names their places and rights in the spec. Nothing is left after a failure.
-    pub async fn make(tools: &Tools, id: &str, volumes: &[GuestVolume], spec: &mut Spec) -> Result<Self> {
+    pub async fn make(
+        tools: &Tools,
+        id: &str,
+        volumes: &[GuestVolume],
+        spec: &mut Spec,
+        users: Option<&PodUsers>,
+    ) -> Result<Self> {
         if volumes.len() > MAX_VOLUMES {
             return Err(Error::Invalid(format!("{} volumes; at most {MAX_VOLUMES}", volumes.len())));
         }
-        let made = Self { nodes: Path::new(paths::DEVICES).join(id), held: Mutex::default() };
+        let made = Self { places: Path::new(paths::DEVICES).join(id), held: Mutex::default() };
         let outcome = async {
             let (mut places, mut rules) = (Vec::new(), Vec::new());
             for volume in volumes {
-                let (place, rule) = made.make_one(tools, places.len(), volume).await?;
+                let (place, rule) = made.make_one(tools, places.len(), volume, users).await?;
                 places.push(place);
                 rules.extend(rule);
             }
@@ -69,20 +81,27 @@ impl Volumes {
         tools: &Tools,
         number: usize,
         volume: &GuestVolume,
+        users: Option<&PodUsers>,
     ) -> Result<(PathBuf, Option<LinuxDeviceCgroup>)> {
         match &volume.kind {
             None => Err(Error::Invalid(format!("volume {number} is of no kind"))),
             Some(guest_volume::Kind::Image(volume)) => {
                 let (source, image) = image::acquire(&tools.images, volume).await?;
                 self.hold(Held::Image(source));
-                Ok((image::place(&image, volume)?, None))
+                let image = image::place(&image, volume)?;
+                let Some(users) = users else { return Ok((image, None)) };
+                let place = self.places.join(number.to_string());
+                self.hold(Held::Mount(place.clone()));
+                image::make_place(&image, &place)?;
+                idmapped::mount(&image, &place, users)?;
+                Ok((place, None))
             }
             Some(guest_volume::Kind::Memory(volume)) => Ok((tools.memory.place(volume).await?, None)),
             Some(guest_volume::Kind::Device(volume)) => {
                 let (device, held) = device::find(&tools.media, volume).await?;
                 held.into_iter().for_each(|serial| self.hold(Held::Medium(serial)));
                 let rule = device::rule(&device, &volume.access)?;
-                let place = self.nodes.join(number.to_string());
+                let place = self.places.join(number.to_string());
                 device::make_node(&place, &device, volume)?;
                 Ok((place, Some(rule)))
             }
@@ -95,20 +114,26 @@ impl Volumes {
 
     /// Gives back what the container had; its processes are gone. Can be repeated when a step failed.
     pub async fn remove(&self, tools: &Tools) -> Result<()> {
-        match fs::remove_dir_all(&self.nodes) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(e).context(|| format!("removing {}", self.nodes.display()));
-            }
-            _ => {}
-        }
-        // Off the list first: what is given back twice would be another container's.
+        // The latest first, and off the list first: what is given back twice would be another container's.
         loop {
             let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).pop();
             match held {
-                None => return Ok(()),
+                None => break,
+                Some(Held::Mount(place)) => {
+                    if let Err(e) = unmount(&place) {
+                        self.hold(Held::Mount(place));
+                        return Err(e);
+                    }
+                }
                 Some(Held::Image(source)) => tools.images.release(&source).await?,
                 Some(Held::Medium(serial)) => tools.media.release(&serial).await?,
             }
+        }
+        match fs::remove_dir_all(&self.places) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(e).context(|| format!("removing {}", self.places.display()))
+            }
+            _ => Ok(()),
         }
     }
 
