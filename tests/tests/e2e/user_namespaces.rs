@@ -97,7 +97,7 @@ pub async fn ids(bed: Arc<Bed>) {
     }
     step("another user, and one that is none of the pod's");
     let mut config =
-        with("id; grep Groups /proc/self/status; stat -c %u /proc/self; echo ok >/dev/stdout", mapped());
+        with("id; grep Groups /proc/self/status; stat -L -c %u /proc/self; echo ok >/dev/stdout", mapped());
     security(&mut config).run_as_user = Some(cri::Int64Value { value: 1234 });
     security(&mut config).supplemental_groups = vec![999];
     let (other, status) = pod.complete(config).await;
