@@ -7,8 +7,11 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
+use nix::unistd::{Gid, Uid, fchownat};
+
+use crate::owner::Owner;
 
 /// The most bytes read of a container's `/etc/passwd` or `/etc/group`.
 const MAX_FILE: u64 = 1 << 20;
@@ -74,7 +77,7 @@ impl Root {
     }
 
     /// Makes the directory `path` and those above it where they are missing, mode 0755.
-    pub fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+    pub fn create_dir_all(&self, path: &Path, owner: Owner) -> io::Result<()> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
         let mut reached = Path::new("/").to_path_buf();
         for part in path.components() {
@@ -82,7 +85,13 @@ impl Root {
             let parent = self.open_in(&reached, flags)?;
             reached.push(name);
             match mkdirat(&parent, name, Mode::from_bits_truncate(0o755)) {
-                Ok(()) | Err(Errno::EEXIST) => {}
+                // What the agent makes is its own.
+                Ok(()) if owner == Owner::default() => {}
+                Ok(()) => {
+                    let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+                    fchownat(&parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+                }
+                Err(Errno::EEXIST) => {}
                 Err(e) => return Err(e.into()),
             }
         }
@@ -151,10 +160,10 @@ mod tests {
         let outside = tempfile::tempdir().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let root = Root::open(dir.path()).unwrap();
-        root.create_dir_all(Path::new("/a/b/c")).unwrap();
+        root.create_dir_all(Path::new("/a/b/c"), Owner::default()).unwrap();
         assert!(dir.path().join("a/b/c").is_dir());
         symlink(outside.path(), dir.path().join("out")).unwrap();
-        assert!(root.create_dir_all(Path::new("/out/x")).is_err());
+        assert!(root.create_dir_all(Path::new("/out/x"), Owner::default()).is_err());
         assert!(!outside.path().join("x").exists());
     }
 }

@@ -12,6 +12,7 @@ mod events;
 mod figures;
 mod guest;
 mod host;
+mod id_mappings;
 mod mountinfo;
 mod network;
 mod node;

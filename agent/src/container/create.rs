@@ -7,14 +7,17 @@ use std::sync::{Arc, Mutex};
 use husk_proto::agent::{CreateContainerRequest, RootFs, TerminalSize, User};
 use oci_spec::runtime::{Process as OciProcess, Spec};
 
+use super::id_mappings::{IdMappings, owner as owner_of};
+use super::namespaces::Shared;
 use super::root::Root;
 use super::usage::Usage;
 use super::user::{Identity, resolve_in};
 use super::volumes::Volumes;
-use super::{Container, Stage, Tools, spec, terminal_size};
+use super::{Container, Stage, Tools, spec, terminal_size, user_namespace};
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Result};
 use crate::inroot;
+use crate::owner::Owner;
 use crate::paths;
 use crate::process::Process;
 use crate::sandbox;
@@ -23,22 +26,28 @@ impl Container {
     /// Mounts the root, resolves the user and writes the bundle. The id has been checked and is nobody's.
     pub async fn create(tools: &Tools, request: CreateContainerRequest) -> Result<Arc<Self>> {
         let mut spec = spec::parse(&request.oci_spec)?;
+        let mappings = IdMappings::of(&spec)?;
         let rootfs =
             request.rootfs.ok_or_else(|| Error::Invalid("the request names no image (rootfs)".into()))?;
+        let shared = match &mappings {
+            None => None,
+            Some(mappings) => Some(tools.namespaces.get(&tools.reaper, Some(mappings)).await?),
+        };
+        let users = shared.as_ref().and_then(|shared| shared.users.as_ref());
         sandbox::volumes::mount_for(&spec)?;
         let bundle = paths::bundle(&request.id);
         fs::create_dir_all(&bundle).context(|| format!("making {}", bundle.display()))?;
-        let volumes = Volumes::make(tools, &request.id, &request.guest_volumes, &mut spec).await?;
-        let root = match Root::mount(&tools.images, &request.id, &rootfs).await {
+        let volumes = Volumes::make(tools, &request.id, &request.guest_volumes, &mut spec, users).await?;
+        let root = match Root::mount(&tools.images, &request.id, &rootfs, users).await {
             Ok(root) => root,
             Err(error) => {
                 volumes.give_up(tools).await;
                 return Err(error);
             }
         };
-        let prepared =
-            prepare(&request.id, &mut spec, &rootfs, &request.user.unwrap_or_default(), root.place());
-        let (identity, template) = match prepared {
+        let user = request.user.unwrap_or_default();
+        let prepared = prepare(&request.id, &mut spec, &rootfs, &user, root.place(), shared.as_deref());
+        let (identity, template, owner) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
                 if let Err(e) = root.unmount(&tools.images).await {
@@ -56,6 +65,7 @@ impl Container {
             id: request.id,
             template,
             user: identity.user,
+            owner,
             stdin: request.stdin,
             process,
             devices: spec.linux().as_ref().and_then(|l| l.resources().as_ref()?.devices().clone()),
@@ -63,6 +73,7 @@ impl Container {
             root,
             volumes,
             pids: request.pid_namespace.into(),
+            shared,
             usage: Usage::default(),
             stage: tokio::sync::Mutex::new(Stage::Created),
         }))
@@ -75,19 +86,29 @@ fn prepare(
     rootfs: &RootFs,
     user: &User,
     root: &Path,
-) -> Result<(Identity, OciProcess)> {
+    shared: Option<&Shared>,
+) -> Result<(Identity, OciProcess, Owner)> {
     let inside = inroot::Root::open(root).context(|| format!("opening {}", root.display()))?;
     let identity = resolve_in(&inside, user)?;
+    let users = shared.and_then(|shared| shared.users.as_ref());
+    let mappings = users.map(|users| &users.mappings);
+    let owner = owner_of(identity.user.uid, identity.user.gid, mappings)?;
+    for group in &identity.user.groups {
+        owner_of(identity.user.uid, *group, mappings)?;
+    }
+    if let Some(shared) = shared {
+        user_namespace::join(spec, shared)?;
+    }
     spec::complete(spec, id, &identity.user, &identity.home, rootfs.read_only);
     let process =
         spec.process().clone().ok_or_else(|| Error::Invalid("the OCI spec has no process".into()))?;
     inside
-        .create_dir_all(process.cwd())
+        .create_dir_all(process.cwd(), users.map(|users| users.root).unwrap_or_default())
         .context(|| format!("making the working directory {}", process.cwd().display()))?;
     let config = paths::bundle(id).join("config.json");
     let json = serde_json::to_vec(spec).map_err(|e| Error::Internal(format!("writing the OCI spec: {e}")))?;
     fs::write(&config, json).context(|| format!("writing {}", config.display()))?;
-    Ok((identity, process))
+    Ok((identity, process, owner))
 }
 
 /// The terminal's size that the spec asks for (`process.consoleSize`).

@@ -60,10 +60,11 @@ impl Container {
             exec: Some(ExecTask {
                 container_pid,
                 cgroup: self.cgroup.path().to_owned(),
+                user_namespace: self.shared.is_some(),
                 process: spec::exec_process(&self.template, request.args.clone(), &request.env, request.tty),
             }),
         };
-        let options = launch::Options { terminal: request.tty, stdin: request.stdin, user: &self.user };
+        let options = launch::Options { terminal: request.tty, stdin: request.stdin, owner: self.owner };
         let starting = tools.reaper.starting();
         let pid = match launch::run(helper::EXEC, task, process, options).await {
             // It ended in the meantime, which says more than what the helper met.

@@ -3,8 +3,10 @@
 mod create;
 mod delete;
 mod exec;
+mod id_mappings;
+mod idmapped;
 mod images;
-mod pid_namespace;
+mod namespaces;
 mod root;
 mod signal;
 mod spec;
@@ -12,6 +14,7 @@ mod start;
 mod update;
 mod usage;
 mod user;
+mod user_namespace;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -20,13 +23,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use husk_proto::agent::{self, ProcessState, ResolvedUser, StatsResponse, TerminalSize};
 use oci_spec::runtime::{LinuxDeviceCgroup, Process as OciProcess};
 
+pub use self::id_mappings::IdMappings;
 pub use self::images::Images;
-use self::pid_namespace::{PidNamespace, PodPids};
+use self::namespaces::{PidNamespace, PodNamespaces, Shared};
 use self::root::Root;
 use self::usage::Usage;
 use self::volumes::{Media, Memory, Volumes};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
+use crate::owner::Owner;
 use crate::process::Process;
 use crate::reaper::Reaper;
 
@@ -40,6 +45,8 @@ pub struct Container {
     /// As in the spec, with what the agent has filled in: what exec'd processes are like.
     template: OciProcess,
     user: ResolvedUser,
+    /// The user by the guest's ids: whose the streams are.
+    owner: Owner,
     stdin: bool,
     process: Arc<Process>,
     execs: Mutex<BTreeMap<String, Arc<Process>>>,
@@ -49,6 +56,8 @@ pub struct Container {
     root: Root,
     volumes: Volumes,
     pids: PidNamespace,
+    /// The pod's namespaces, when it is in the user namespace among them.
+    shared: Option<Arc<Shared>>,
     usage: Usage,
     /// Held by what changes the container's state.
     stage: tokio::sync::Mutex<Stage>,
@@ -130,8 +139,8 @@ pub struct Tools {
     pub media: Media,
     /// Sees how processes end.
     pub reaper: Arc<Reaper>,
-    /// What containers that share their processes are in.
-    pub pids: PodPids,
+    /// What containers that share their processes or their users are in.
+    pub namespaces: PodNamespaces,
 }
 
 /// A terminal's size as the kernel takes it; `None` where the request leaves it open.

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use husk_proto::agent::RootFs;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use super::idmapped;
 use super::images::{Images, Source};
+use super::namespaces::PodUsers;
 use crate::error::{Context, Result};
 use crate::paths;
 use crate::trash;
@@ -22,8 +24,8 @@ pub struct Root {
 impl Root {
     /// Mounts the image that `rootfs` names with a writable layer for the container `id`. A read-only root has one as
     /// well: mount points that the image lacks are made in it, before the container library makes the root
-    /// read-only for the container.
-    pub async fn mount(images: &Images, id: &str, rootfs: &RootFs) -> Result<Self> {
+    /// read-only for the container. To `users` the image's files are as if their ids were meant.
+    pub async fn mount(images: &Images, id: &str, rootfs: &RootFs, users: Option<&PodUsers>) -> Result<Self> {
         let source = Source::of(rootfs)?;
         let image = images.acquire(&source, rootfs).await?;
         let root = Self {
@@ -31,7 +33,7 @@ impl Root {
             place: paths::bundle(id).join("rootfs"),
             layer: Path::new(paths::SCRATCH).join(id),
         };
-        match root.overlay(&image) {
+        match root.overlay(&image, users) {
             Ok(()) => Ok(root),
             Err(error) => {
                 if let Err(e) = root.unmount(images).await {
@@ -42,7 +44,18 @@ impl Root {
         }
     }
 
-    fn overlay(&self, image: &Path) -> Result<()> {
+    fn overlay(&self, image: &Path, users: Option<&PodUsers>) -> Result<()> {
+        let Some(users) = users else { return self.overlay_of(image) };
+        let lower = self.layer.join("lower");
+        fs::create_dir_all(&lower).context(|| format!("making {}", lower.display()))?;
+        idmapped::mount(image, &lower, users)?;
+        let mounted = self.overlay_of(&lower);
+        // The overlay has its own hold of it. What is written has the ids as they are in the guest.
+        unmount(&lower)?;
+        mounted
+    }
+
+    fn overlay_of(&self, image: &Path) -> Result<()> {
         let (upper, work) = (self.upper(), self.layer.join("work"));
         for directory in [&self.place, &upper, &work] {
             fs::create_dir_all(directory).context(|| format!("making {}", directory.display()))?;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use husk_proto::agent::ExitStatus;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
-use super::{Container, PidNamespace, Stage, Tools, pid_namespace};
+use super::namespaces::Shared;
+use super::{Container, PidNamespace, Stage, Tools, namespaces};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::helper::{self, Task, launch};
@@ -52,7 +53,7 @@ impl Container {
     ) -> Result<u32> {
         let pids = match &self.pids {
             PidNamespace::Own => None,
-            PidNamespace::Pod => Some(tools.pids.namespace(&tools.reaper).await?),
+            PidNamespace::Pod => Some(Arc::clone(&self.pod_namespaces(tools).await?.pids)),
             PidNamespace::Of(id) => Some(
                 find(id)
                     .and_then(|target| target.running_pids())
@@ -60,7 +61,7 @@ impl Container {
             ),
         };
         if let Some(pids) = &pids {
-            self.change_spec(|spec| pid_namespace::join(spec, pids))?;
+            self.change_spec(|spec| namespaces::join(spec, LinuxNamespaceType::Pid, pids))?;
         }
         self.cgroup.create(self.devices.as_deref())?;
         let task = Task {
@@ -79,6 +80,13 @@ impl Container {
         u32::try_from(pid).map_err(|_| Error::Internal(format!("{pid} is not a pid")))
     }
 
+    async fn pod_namespaces(&self, tools: &Tools) -> Result<Arc<Shared>> {
+        match &self.shared {
+            Some(shared) => Ok(Arc::clone(shared)),
+            None => tools.namespaces.get(&tools.reaper, None).await,
+        }
+    }
+
     /// Changes the spec that the container will be started by.
     pub(super) fn change_spec(&self, change: impl FnOnce(&mut Spec)) -> Result<()> {
         let path = paths::bundle(&self.id).join("config.json");
@@ -88,11 +96,11 @@ impl Container {
         spec.save(&path).map_err(failed)
     }
 
-    fn launch_options(&self) -> launch::Options<'_> {
+    fn launch_options(&self) -> launch::Options {
         launch::Options {
             terminal: self.template.terminal() == Some(true),
             stdin: self.stdin,
-            user: &self.user,
+            owner: self.owner,
         }
     }
 

@@ -22,7 +22,7 @@ use nix::unistd::{ForkResult, Gid, Uid, chdir, setgroups, setresgid, setresuid, 
 use oci_spec::runtime::{LinuxSeccomp, PosixRlimitType, Process, Spec};
 
 use super::report::Reporter;
-use super::{ExecTask, Task, execve, tried};
+use super::{ExecTask, Task, become_root, execve, tried};
 use crate::sys;
 
 /// Runs in the helper process.
@@ -44,6 +44,9 @@ pub fn run(task: &Task, reporter: &Arc<Reporter>) -> Result<(), String> {
     tried("becoming undumpable", prctl::set_dumpable(false))?;
     tried("joining the container's cgroup", fs::write(exec.cgroup.join("cgroup.procs"), "0"))?;
     enter_namespaces(exec)?;
+    if exec.user_namespace {
+        become_root()?;
+    }
     // A new member of a PID namespace must be a child of the one that entered it.
     match tried("forking", sys::fork())? {
         ForkResult::Parent { child } => reporter.pid(child.as_raw()),
@@ -59,12 +62,13 @@ pub fn run(task: &Task, reporter: &Arc<Reporter>) -> Result<(), String> {
 
 fn enter_namespaces(exec: &ExecTask) -> Result<(), String> {
     let pidfd = tried("opening the container's process", sys::pidfd_open(exec.container_pid))?;
-    let all = CloneFlags::CLONE_NEWNS
+    let mut all = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWCGROUP
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS;
+    all.set(CloneFlags::CLONE_NEWUSER, exec.user_namespace);
     tried("entering the container's namespaces", setns(pidfd, all))
 }
 

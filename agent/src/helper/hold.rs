@@ -1,23 +1,66 @@
-//! Holds a PID namespace that several containers share: its PID 1, which sees to orphans and to nothing else. A
-//! container that reaches into it (`/proc/1/root`, ptrace(2)) finds an empty directory, and a process that may
+//! Holds namespaces that several containers share: the PID 1 of a PID namespace, which sees to orphans and to nothing
+//! else, in a user namespace if the pod has one. A container that reaches into it (`/proc/1/root`, ptrace(2)) finds an empty directory, and a process that may
 //! do nothing.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use libcontainer::capabilities;
 use libcontainer::syscall::syscall::create_syscall;
+use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
-use nix::unistd::{ForkResult, chdir, pivot_root, setsid};
+use nix::unistd::{ForkResult, chdir, pipe2, pivot_root, read, setsid, write};
 use oci_spec::runtime::LinuxCapabilities;
 
 use super::report::Reporter;
-use super::tried;
+use super::{become_root, tried};
+use crate::container::IdMappings;
 use crate::{paths, sys};
 
 /// Runs in the helper process.
-pub fn run(reporter: &Arc<Reporter>) -> Result<(), String> {
+pub fn run(mappings: Option<&IdMappings>, reporter: &Arc<Reporter>) -> Result<(), String> {
+    match mappings {
+        None => hold(reporter),
+        Some(mappings) => hold_mapped(mappings, reporter),
+    }
+}
+
+/// Who makes a user namespace may not say which ids it has: a parent outside does it.
+fn hold_mapped(mappings: &IdMappings, reporter: &Arc<Reporter>) -> Result<(), String> {
+    let (child_entered, entered) = tried("making a pipe", pipe2(OFlag::O_CLOEXEC))?;
+    let (child_mapped, mapped) = tried("making a pipe", pipe2(OFlag::O_CLOEXEC))?;
+    match tried("forking", sys::fork())? {
+        ForkResult::Parent { child } => {
+            drop((entered, child_mapped));
+            // The child says itself why it comes to an end.
+            if has_word(&child_entered) {
+                tried("giving the user namespace its ids", mappings.write(child))?;
+                tried("going on", write(&mapped, b"x"))?;
+            }
+            Ok(())
+        }
+        ForkResult::Child => {
+            drop((child_entered, mapped));
+            let held = tried("making a user namespace", unshare(CloneFlags::CLONE_NEWUSER))
+                .and_then(|()| tried("going on", write(&entered, b"x")))
+                .and_then(|_| if has_word(&child_mapped) { become_root() } else { Err("without ids".into()) })
+                .and_then(|()| hold(reporter));
+            if let Err(error) = held {
+                reporter.error(&error);
+            }
+            std::process::exit(0);
+        }
+    }
+}
+
+/// Waits for the other side.
+fn has_word(pipe: &OwnedFd) -> bool {
+    matches!(read(pipe, &mut [0]), Ok(1))
+}
+
+fn hold(reporter: &Arc<Reporter>) -> Result<(), String> {
     tried("making namespaces", unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS))?;
     match tried("forking", sys::fork())? {
         ForkResult::Parent { child } => reporter.pid(child.as_raw()),

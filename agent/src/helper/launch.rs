@@ -1,5 +1,6 @@
 //! The agent's side of a helper: starts it and waits until the new process has become its command.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,7 +9,6 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use husk_proto::agent::ResolvedUser;
 use nix::fcntl::OFlag;
 use nix::unistd::{Gid, Uid, fchown, pipe2};
 use tokio::io::{AsyncReadExt, Interest};
@@ -19,7 +19,9 @@ use tokio::time::timeout;
 
 use super::Task;
 use super::report::{MAX_REPORT, Report};
+use crate::container::IdMappings;
 use crate::error::{Context, Error, Result};
+use crate::owner::Owner;
 use crate::paths;
 use crate::process::Process;
 use crate::process::stdio::{ProcessEnds, pipes};
@@ -29,18 +31,18 @@ use crate::sys;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the new process's standard streams are.
-pub struct Options<'a> {
+pub struct Options {
     /// A terminal in place of pipes.
     pub terminal: bool,
     /// Standard input can be written to.
     pub stdin: bool,
     /// Whose the streams are.
-    pub user: &'a ResolvedUser,
+    pub owner: Owner,
 }
 
 /// Runs the helper `command` and answers the new process's pid once it has become its own command. Its streams
 /// belong to `process` by then.
-pub async fn run(command: &str, mut task: Task, process: &Process, options: Options<'_>) -> Result<i32> {
+pub async fn run(command: &str, mut task: Task, process: &Process, options: Options) -> Result<i32> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let name = COUNT.fetch_add(1, Ordering::Relaxed);
     let file = Leftover(Path::new(paths::CONSOLES).join(format!("{name}.json")));
@@ -51,22 +53,24 @@ pub async fn run(command: &str, mut task: Task, process: &Process, options: Opti
         let listener = UnixListener::bind(&socket.0).context(|| "listening for the terminal")?;
         (Some(listener), ProcessEnds::null())
     } else {
-        let (host, ends) = pipes(options.stdin, options.user)?;
+        let (host, ends) = pipes(options.stdin, options.owner)?;
         process.attach_pipes(host).await?;
         (None, ends)
     };
     let json = serde_json::to_vec(&task).map_err(|e| Error::Internal(format!("writing the task: {e}")))?;
     fs::write(&file.0, json).context(|| format!("writing {}", file.0.display()))?;
-    let pipe = spawn(command, &file.0, ends)?;
+    let pipe = spawn(command, file.0.as_os_str(), ends)?;
 
     let mut lines = Vec::new();
     let outcome = timeout(PATIENCE, follow(pipe, &mut lines, listener.as_ref(), process, &options)).await;
     settled(outcome, &lines)
 }
 
-/// Runs the helper `command`, which has no task and whose process has no streams; answers that process's pid.
-pub async fn quiet(command: &str) -> Result<i32> {
-    let mut pipe = spawn(command, Path::new(""), ProcessEnds::null())?.take(MAX_REPORT as u64);
+/// Starts a process that holds namespaces; answers its pid.
+pub async fn hold(mappings: Option<&IdMappings>) -> Result<i32> {
+    let mappings =
+        serde_json::to_string(&mappings).map_err(|e| Error::Internal(format!("writing ids: {e}")))?;
+    let mut pipe = spawn(super::HOLD, mappings.as_ref(), ProcessEnds::null())?.take(MAX_REPORT as u64);
     let mut lines = Vec::new();
     let read = timeout(PATIENCE, pipe.read_to_end(&mut lines)).await;
     settled(read.map(|read| read.context(|| "reading a helper's report").map(drop)), &lines)
@@ -95,7 +99,7 @@ fn settled(outcome: std::result::Result<Result<()>, Elapsed>, lines: &[u8]) -> R
     }
 }
 
-fn spawn(command: &str, task: &Path, ends: ProcessEnds) -> Result<pipe::Receiver> {
+fn spawn(command: &str, task: &OsStr, ends: ProcessEnds) -> Result<pipe::Receiver> {
     let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).context(|| "making a pipe")?;
     let flags = nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK);
     nix::fcntl::fcntl(&ours, flags).context(|| "making a pipe non-blocking")?;
@@ -115,7 +119,7 @@ async fn follow(
     lines: &mut Vec<u8>,
     listener: Option<&UnixListener>,
     process: &Process,
-    options: &Options<'_>,
+    options: &Options,
 ) -> Result<()> {
     let mut pipe = pipe.take(MAX_REPORT as u64);
     let reading = pipe.read_to_end(lines);
@@ -126,7 +130,7 @@ async fn follow(
             biased;
             terminal = receive_terminal(listener) => {
                 let terminal = terminal?;
-                own(&terminal, options.user)?;
+                own(&terminal, options.owner)?;
                 process.attach_terminal(terminal, options.stdin).await?;
             }
             read = &mut reading => {
@@ -150,9 +154,9 @@ async fn receive_terminal(listener: &UnixListener) -> Result<OwnedFd> {
 }
 
 /// Gives the process's side of the terminal to its user, who may want to open it by its name.
-fn own(terminal: &OwnedFd, user: &ResolvedUser) -> Result<()> {
+fn own(terminal: &OwnedFd, owner: Owner) -> Result<()> {
     let slave = sys::terminal_peer(terminal.as_fd()).context(|| "opening the terminal's other side")?;
-    fchown(&slave, Some(Uid::from_raw(user.uid)), None::<Gid>).context(|| "giving the terminal to its user")
+    fchown(&slave, Some(Uid::from_raw(owner.uid)), None::<Gid>).context(|| "giving the terminal to its user")
 }
 
 /// A file that is removed when it is no longer needed.

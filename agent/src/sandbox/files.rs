@@ -1,11 +1,14 @@
 //! The files that the pod's containers see in their `/etc`.
 
 use std::fs;
+use std::io;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
 use husk_proto::agent::ConfigureSandboxRequest;
 
 use crate::error::{Context, Error, Result};
+use crate::owner::Owner;
 use crate::paths;
 
 /// The longest resolv.conf, in bytes.
@@ -44,6 +47,20 @@ fn hosts(request: &ConfigureSandboxRequest) -> String {
         text.push_str(&format!("{address}\t{}\n", request.hostname));
     }
     text
+}
+
+/// Gives the files to the root of the pod's user namespace, whose containers are to be able to write them.
+pub fn give_files(owner: &Owner) -> Result<()> {
+    for name in [RESOLV_CONF, HOSTNAME, HOSTS] {
+        let path = Path::new(paths::ETC).join(name);
+        match chown(&path, Some(owner.uid), Some(owner.gid)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(e).context(|| format!("giving {} to the pod's root", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The file behind a bind mount's source in the protocol's form (`husk:hosts`). A volume that the guest makes keeps

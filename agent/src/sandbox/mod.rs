@@ -14,7 +14,7 @@ use husk_proto::agent::ConfigureSandboxRequest;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
 
-pub use self::files::provided;
+pub use self::files::{give_files, provided};
 use crate::error::{Context, Error, Result};
 use crate::sys;
 

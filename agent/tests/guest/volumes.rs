@@ -31,9 +31,15 @@ pub async fn images(pod: &Pod) {
         assert_eq!(outcome.stdout, expected, "{sub_path}: {}", outcome.stderr);
     }
     // Links to what the agent itself has, and nothing else has.
-    for sub_path in ["up", "dev", "etc/hosts", "absent"] {
+    for (sub_path, code) in [
+        ("up", Code::NotFound),
+        // Within the image it leads to itself.
+        ("dev", Code::InvalidArgument),
+        ("etc/hosts", Code::NotFound),
+        ("absent", Code::NotFound),
+    ] {
         let request = having(pod, "true", image(ODD_IMAGE, sub_path));
-        refused(pod.create(request).await, Code::NotFound, sub_path);
+        refused(pod.create(request).await, code, sub_path);
     }
 }
 

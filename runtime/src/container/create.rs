@@ -31,10 +31,11 @@ impl Node {
         let image = self.image(&wanted)?;
         let log = log_path::join(&pod_config.log_directory, &config.log_path)?;
         let id = new_id();
-        let volumes = self.volumes(&pod, &config)?;
+        let users = namespaces::of_container(&pod_config, namespace_options(&config))?;
+        let volumes = self.volumes(&pod, &config, users.as_ref())?;
         let request = agent::CreateContainerRequest {
             id: id.clone(),
-            oci_spec: spec::build(&id, &config, &image.config, &pod_config, &volumes)?,
+            oci_spec: spec::build(&id, &config, &image.config, &pod_config, &volumes, users.as_ref())?,
             rootfs: None,
             user: Some(spec::user(&config, &image.config)?),
             stdin: config.stdin,
@@ -92,10 +93,7 @@ impl Node {
         config: &cri::ContainerConfig,
     ) -> Result<Option<create_container_request::PidNamespace>> {
         use create_container_request::PidNamespace;
-        let security = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-        let Some(options) = security.and_then(|security| security.namespace_options.as_ref()) else {
-            return Ok(None);
-        };
+        let Some(options) = namespace_options(config) else { return Ok(None) };
         namespaces::check(options)?;
         Ok(match options.pid() {
             cri::NamespaceMode::Pod => Some(PidNamespace::SharedPid(true)),
@@ -147,4 +145,8 @@ impl Node {
     fn image(&self, name: &str) -> Result<husk_images::Image> {
         self.images.status(name)?.ok_or_else(|| Error::NotFound { kind: "image", id: name.into() })
     }
+}
+
+fn namespace_options(config: &cri::ContainerConfig) -> Option<&cri::NamespaceOption> {
+    config.linux.as_ref()?.security_context.as_ref()?.namespace_options.as_ref()
 }

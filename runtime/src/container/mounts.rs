@@ -67,6 +67,7 @@ mod tests {
             read_only: true,
             recursively: false,
             follows_host: false,
+            mappings: None,
         };
         let host = vec![volume("/a/b/c"), volume("/etc/hosts"), volume("/a")];
         let volumes = Volumes { host, ..Default::default() };

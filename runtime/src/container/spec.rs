@@ -8,6 +8,7 @@ use serde_json::json;
 use super::volumes::Volumes;
 use super::{mounts, resources, seccomp};
 use crate::error::{Error, Result};
+use crate::id_mappings::IdMappings;
 
 /// What the guest sees as `PATH` when the image says nothing.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -192,6 +193,7 @@ pub fn build(
     image: &ImageConfiguration,
     pod: &cri::PodSandboxConfig,
     volumes: &Volumes,
+    users: Option<&IdMappings>,
 ) -> Result<Vec<u8>> {
     let security = security(config);
     let privileged = security.privileged;
@@ -232,6 +234,9 @@ pub fn build(
             "readonlyPaths": paths(&security.readonly_paths, &READONLY_PATHS),
         },
     });
+    if let Some(users) = users {
+        users.put_into(&mut spec["linux"]);
+    }
     if let Some(filter) = filter {
         spec["linux"]["seccomp"] = filter;
     }
@@ -333,7 +338,8 @@ mod tests {
     #[test]
     fn the_spec_is_valid_and_whole() {
         let image = image(r#"{"Cmd":["sh"],"WorkingDir":"/w"}"#);
-        let json = build("c", &Default::default(), &image, &Default::default(), &Volumes::default()).unwrap();
+        let json =
+            build("c", &Default::default(), &image, &Default::default(), &Volumes::default(), None).unwrap();
         let spec: oci::Spec = serde_json::from_slice(&json).unwrap();
         assert_eq!(spec.process().as_ref().unwrap().cwd().to_str(), Some("/w"));
     }

@@ -9,6 +9,7 @@ use super::device::{self, Requested};
 use super::media::Attached;
 use super::memory_volume;
 use crate::error::{Error, Result};
+use crate::id_mappings::IdMappings;
 use crate::node::{Node, Pod};
 use crate::store::{HostDevice, Medium};
 use crate::volume::{self, Volume};
@@ -119,12 +120,18 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::Invalid`], [`Error::Unsupported`] and [`Error::Missing`], with the path.
-    pub(super) fn volumes(&self, pod: &Pod, config: &cri::ContainerConfig) -> Result<Volumes> {
+    pub(super) fn volumes(
+        &self,
+        pod: &Pod,
+        config: &cri::ContainerConfig,
+        users: Option<&IdMappings>,
+    ) -> Result<Volumes> {
         let asked = config.mounts.len().saturating_add(config.devices.len());
         if asked > MAX_VOLUMES {
             return Err(Error::Invalid(format!("{asked} mounts and devices; at most {MAX_VOLUMES}")));
         }
         device::check_cdi(&config.cdi_devices)?;
+        config.mounts.iter().try_for_each(|mount| check_ids(mount, users))?;
         let mut volumes = Volumes::default();
         let (images, mounts) = config.mounts.iter().cloned().partition(|mount| mount.image.is_some());
         let images: Vec<cri::Mount> = images;
@@ -134,7 +141,10 @@ impl Node {
         for volume in volume::requested(&cri::ContainerConfig { mounts, ..Default::default() })? {
             match memory_volume::of(self, pod, &volume)? {
                 None => volumes.host.push(volume),
-                Some(memory) => {
+                Some(mut memory) => {
+                    if let Some(mappings) = &volume.mappings {
+                        map_owners(&mut memory, mappings);
+                    }
                     let kind = guest_volume::Kind::Memory(memory);
                     volumes.add(volume.container, volume.read_only, None, kind);
                 }
@@ -177,6 +187,29 @@ impl Node {
         let made = agent::ImageVolume { serial: String::new(), sub_path: mount.image_sub_path };
         volumes.add(container, true, Some(medium), guest_volume::Kind::Image(made));
         Ok(())
+    }
+}
+
+/// kubelet gives a volume the ids of its pod.
+fn check_ids(mount: &cri::Mount, users: Option<&IdMappings>) -> Result<()> {
+    match IdMappings::of_mount(mount)? {
+        Some(mappings) if users != Some(&mappings) => Err(Error::Invalid(format!(
+            "the id mappings of the volume {:?} are not those of its pod's user namespace",
+            mount.container_path
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The directory's owners on the host are the container's. One that it does not have stays what it is: nobody.
+fn map_owners(memory: &mut agent::MemoryVolume, mappings: &IdMappings) {
+    for (id, range) in [
+        (&mut memory.uid, mappings.users),
+        (&mut memory.gid, mappings.groups),
+        (&mut memory.sub_path_uid, mappings.users),
+        (&mut memory.sub_path_gid, mappings.groups),
+    ] {
+        *id = range.outside(*id).unwrap_or(*id);
     }
 }
 

@@ -15,6 +15,10 @@ use crate::node::{Node, lock, now_nanos};
 use crate::sandbox::HANDLER;
 use crate::streaming::{Streaming, Work};
 
+/// What both handlers can do.
+const FEATURES: cri::RuntimeHandlerFeatures =
+    cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: true };
+
 /// The service, and the server of exec, attach and port-forward.
 pub struct Runtime(pub Arc<Node>, pub Arc<Streaming>);
 
@@ -57,8 +61,7 @@ impl RuntimeService for Runtime {
                 network.status().err().map(|e| ("NetworkPluginNotReady".to_owned(), e.to_string()))
             }
         };
-        let handler =
-            |name: &str| cri::RuntimeHandler { name: name.into(), features: Some(crate::volume::features()) };
+        let handler = |name: &str| cri::RuntimeHandler { name: name.into(), features: Some(FEATURES) };
         let mut info = HashMap::new();
         if request.into_inner().verbose {
             info.insert("config".into(), format!("{:?}", self.0.config));

@@ -8,16 +8,15 @@ mod mounts;
 mod request;
 mod server;
 mod sys;
+mod user_namespace;
 
 use std::path::{Path, PathBuf};
-
-use husk_proto::cri;
 
 pub use request::{Volume, container_path, requested};
 
 use crate::cgroup::Cgroups;
 use crate::config::VolumeConfig;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::vm::Vm;
 
 /// One pod's volumes. Held through each change.
@@ -56,7 +55,7 @@ impl Volumes {
             return Ok(());
         }
         if !self.served {
-            std::fs::create_dir_all(&self.dir).map_err(|e| Error::io("make", &self.dir, e))?;
+            mounts::make_share(&self.dir)?;
             let pod_dir = self.dir.parent().unwrap_or(&self.dir);
             let connection = server::start(&config.virtiofsd, &self.dir, cgroups.door(pod_dir)?)?;
             // Answered once the server is in its namespaces.
@@ -106,9 +105,4 @@ fn dir(pod_dir: &Path) -> PathBuf {
 /// How the agent is told of volume `number` of a container.
 pub fn source(container: &str, number: usize) -> String {
     format!("{}{container}/{number}", husk_proto::VOLUME_SOURCE)
-}
-
-/// What runtimes are asked about volumes (CRI: `RuntimeHandlerFeatures`).
-pub fn features() -> cri::RuntimeHandlerFeatures {
-    cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, ..Default::default() }
 }

@@ -8,18 +8,24 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::libc;
 use nix::sched::{CloneFlags, setns, unshare};
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, mkdirat, open, openat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, chmodat, fstat, mkdirat, open, openat};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::request::Volume;
 use super::sys::{self, Propagation};
+use super::user_namespace::UserNamespaces;
 use crate::error::{Error, Result};
 
 /// Levels between the shared directory and the places of its volumes.
 const DEPTH: usize = 2;
+
+/// Of a directory of places: who has no business there can pass, and sees nothing.
+const SEARCHABLE: Mode = Mode::from_raw_mode(0o711);
 
 /// A copy of a volume's mount that is nowhere yet, and where it belongs.
 struct Detached {
@@ -29,16 +35,26 @@ struct Detached {
     place: PathBuf,
 }
 
+/// Makes the directory `dir` that is to be shared.
+pub fn make_share(dir: &Path) -> Result<()> {
+    let searchable = fs::Permissions::from_mode(SEARCHABLE.as_raw_mode());
+    fs::create_dir_all(dir)
+        .and_then(|()| fs::set_permissions(dir, searchable))
+        .map_err(|e| Error::io("make", dir, e))
+}
+
 /// Shows the volumes below `dir` at `container/0`, `container/1`..., in the server's mount `namespace`, whose
 /// root is `dir`.
 ///
 /// # Errors
 /// Places may be left then, with mounts on them: [`remove`] takes both away.
 pub fn add(dir: &Path, container: &str, volumes: &[Volume], namespace: File) -> Result<()> {
-    let numbered = volumes.iter().enumerate();
-    let trees =
-        numbered.map(|(number, volume)| detached(volume, Path::new(container).join(number.to_string())));
-    let trees = trees.collect::<Result<Vec<_>>>()?;
+    let mut namespaces = UserNamespaces::default();
+    let mut trees = Vec::new();
+    for (number, volume) in volumes.iter().enumerate() {
+        let users = volume.mappings.map(|mappings| namespaces.of(mappings)).transpose()?;
+        trees.push(detached(volume, users, Path::new(container).join(number.to_string()))?);
+    }
     // The host's own way to the directory, which stays writable.
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let share = open(dir, flags, Mode::empty()).map_err(|e| Error::io("open", dir, e.into()))?;
@@ -46,6 +62,8 @@ pub fn add(dir: &Path, container: &str, volumes: &[Volume], namespace: File) -> 
     in_namespace(namespace, move || {
         seal()?;
         mkdirat(&share, &container, Mode::RWXU)
+            // The container's root finds its volumes in it, and in a user namespace that is not the guest's.
+            .and_then(|()| chmodat(&share, &container, SEARCHABLE, AtFlags::empty()))
             .map_err(|e| Error::io("make", container.as_ref(), e.into()))?;
         trees.iter().try_for_each(|detached| place(detached, &share))
     })
@@ -64,7 +82,7 @@ fn seal() -> Result<()> {
 ///
 /// The copy gets its propagation and flags before it is anywhere to be seen: not for a moment is a read-only
 /// volume writable, or what is mounted on the host later seen where it should not be.
-fn detached(volume: &Volume, place: PathBuf) -> Result<Detached> {
+fn detached(volume: &Volume, users: Option<&File>, place: PathBuf) -> Result<Detached> {
     let failed = |what: &str, e: io::Error| Error::io(what, &volume.host, e);
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
@@ -75,6 +93,16 @@ fn detached(volume: &Volume, place: PathBuf) -> Result<Detached> {
     if volume.read_only {
         sys::set_read_only(&tree, volume.recursively)
             .map_err(|e| failed("make read-only the mount of", e))?;
+    }
+    if let Some(users) = users {
+        sys::map_ids(&tree, users).map_err(|e| match e.raw_os_error() {
+            Some(libc::EINVAL) => Error::State(format!(
+                "the volume {:?} of {:?} cannot have the ids of the pod's user namespace: its file system, or the \
+                 host's kernel for that, has no mounts with mapped ids",
+                volume.container, volume.host
+            )),
+            _ => failed("map the ids of", e),
+        })?;
     }
     let is_dir = FileType::from_raw_mode(status.st_mode) == FileType::Directory;
     Ok(Detached { tree, is_dir, place })

@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use husk_proto::cri;
 
 use crate::error::{Error, Result};
+use crate::id_mappings::IdMappings;
 
 /// Volumes of one container; kubelet has a handful.
 const MAX_VOLUMES: usize = 1024;
@@ -22,6 +23,8 @@ pub struct Volume {
     pub recursively: bool,
     /// What is mounted on the host later is seen as well (`HostToContainer`).
     pub follows_host: bool,
+    /// The ids on the host are the container's.
+    pub mappings: Option<IdMappings>,
 }
 
 /// The volumes of a request. A directory that is not there is made, as other runtimes do.
@@ -39,9 +42,6 @@ fn volume(mount: &cri::Mount) -> Result<Volume> {
     let container = container_path(&mount.container_path)?;
     if mount.image.is_some() {
         return Err(Error::Unsupported(format!("image volumes are not served yet: {container:?}")));
-    }
-    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return Err(Error::Unsupported(format!("mounts with id mappings are not served: {container:?}")));
     }
     let follows_host = match mount.propagation() {
         cri::MountPropagation::PropagationPrivate => false,
@@ -64,6 +64,7 @@ fn volume(mount: &cri::Mount) -> Result<Volume> {
         read_only: mount.readonly,
         recursively: mount.recursive_read_only,
         follows_host,
+        mappings: IdMappings::of_mount(mount)?,
     })
 }
 

@@ -21,6 +21,7 @@ mod network;
 mod process;
 mod restart;
 mod streaming;
+mod user_namespaces;
 mod volume_kinds;
 mod volumes;
 
@@ -144,6 +145,7 @@ fn main() -> ExitCode {
         lists: as_the_unary_calls;
         limits: of_a_pod;
         metrics: under_load, hung_guest;
+        user_namespaces: ids, processes, volumes, refused;
         command_line: run_passes_output_and_code, run_on_the_network, run_refuses, check_of_a_fit_host,
             check_names_what_is_missing, check_hints, serve_refuses;
         churn: twenty_pods_five_at_a_time;

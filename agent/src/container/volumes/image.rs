@@ -1,5 +1,6 @@
 //! Volumes of images: the file system that a root could be made of, as it is.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -31,6 +32,16 @@ pub fn place(image: &Path, volume: &ImageVolume) -> Result<PathBuf> {
         }
         _ => Error::Invalid(format!("{}: {e}", shown())),
     })
+}
+
+/// Makes an empty place for a mount of `image`, a directory or a file.
+pub fn make_place(image: &Path, place: &Path) -> Result<()> {
+    let made = if image.is_dir() {
+        fs::create_dir_all(place)
+    } else {
+        place.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(place, ""))
+    };
+    made.context(|| format!("making {}", place.display()))
 }
 
 #[cfg(test)]

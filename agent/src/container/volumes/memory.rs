@@ -11,6 +11,7 @@ use nix::mount::{MsFlags, mount};
 
 use crate::error::{Context, Error, Result};
 use crate::inroot::Root;
+use crate::owner::Owner;
 use crate::paths;
 
 /// The most of one pod.
@@ -62,7 +63,7 @@ pub fn bind(whole: &Path, volume: &MemoryVolume, place: &Path) -> Result<()> {
     let root = Root::open(whole).context(|| format!("opening {}", whole.display()))?;
     let sub_path = Path::new(&volume.sub_path);
     let is_new = root.directory(sub_path).is_err();
-    root.create_dir_all(sub_path).context(failed)?;
+    root.create_dir_all(sub_path, Owner::default()).context(failed)?;
     let found = root.directory(sub_path).context(failed)?;
     let by_descriptor = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
     if is_new {

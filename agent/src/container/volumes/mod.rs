@@ -15,7 +15,9 @@ use oci_spec::runtime::{LinuxDeviceCgroup, Spec};
 pub use self::device::Media;
 pub use self::memory::Memory;
 use super::Tools;
+use super::idmapped;
 use super::images::Source;
+use super::namespaces::PodUsers;
 use super::root::unmount;
 use crate::error::{Context, Error, Result};
 use crate::paths;
@@ -43,7 +45,13 @@ enum Held {
 
 impl Volumes {
     /// Makes the volumes, and names their places and rights in the spec. Nothing is left after a failure.
-    pub async fn make(tools: &Tools, id: &str, volumes: &[GuestVolume], spec: &mut Spec) -> Result<Self> {
+    pub async fn make(
+        tools: &Tools,
+        id: &str,
+        volumes: &[GuestVolume],
+        spec: &mut Spec,
+        users: Option<&PodUsers>,
+    ) -> Result<Self> {
         if volumes.len() > MAX_VOLUMES {
             return Err(Error::Invalid(format!("{} volumes; at most {MAX_VOLUMES}", volumes.len())));
         }
@@ -51,7 +59,7 @@ impl Volumes {
         let outcome = async {
             let (mut places, mut rules) = (Vec::new(), Vec::new());
             for volume in volumes {
-                let (place, rule) = made.make_one(tools, places.len(), volume).await?;
+                let (place, rule) = made.make_one(tools, places.len(), volume, users).await?;
                 places.push(place);
                 rules.extend(rule);
             }
@@ -73,13 +81,20 @@ impl Volumes {
         tools: &Tools,
         number: usize,
         volume: &GuestVolume,
+        users: Option<&PodUsers>,
     ) -> Result<(PathBuf, Option<LinuxDeviceCgroup>)> {
         match &volume.kind {
             None => Err(Error::Invalid(format!("volume {number} is of no kind"))),
             Some(guest_volume::Kind::Image(volume)) => {
                 let (source, image) = image::acquire(&tools.images, volume).await?;
                 self.hold(Held::Image(source));
-                Ok((image::place(&image, volume)?, None))
+                let image = image::place(&image, volume)?;
+                let Some(users) = users else { return Ok((image, None)) };
+                let place = self.own.join(number.to_string());
+                self.hold(Held::Mount(place.clone()));
+                image::make_place(&image, &place)?;
+                idmapped::mount(&image, &place, users)?;
+                Ok((place, None))
             }
             Some(guest_volume::Kind::Memory(volume)) => {
                 let whole = tools.memory.place(volume).await?;
