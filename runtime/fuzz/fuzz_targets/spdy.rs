@@ -4,7 +4,7 @@
 
 use arbitrary::Arbitrary;
 use flate2::{Compress, Compression, FlushCompress};
-use husk_fuzz::streaming::spdy::{DICTIONARY, Stream, connect};
+use husk_fuzz::spdy::{DICTIONARY, Stream, connect};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// As the server has it for exec.

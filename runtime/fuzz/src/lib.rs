@@ -10,7 +10,5 @@ mod node {
     }
 }
 
-pub mod streaming {
-    #[path = "../../../src/streaming/spdy/mod.rs"]
-    pub mod spdy;
-}
+#[path = "../../src/streaming/spdy/mod.rs"]
+pub mod spdy;
