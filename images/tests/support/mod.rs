@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod archive;
+pub mod containerd;
 pub mod layers;
 pub mod layout;
 pub mod oracle;
