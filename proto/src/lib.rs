@@ -33,5 +33,9 @@ pub const GUEST_VOLUME_SOURCE: &str = "husk:guest-volume/";
 /// The tag of the virtio-fs device that shows the guest its volumes.
 pub const VOLUME_TAG: &str = "husk";
 
+/// Devices of the guest's own kernel that a container may ask for, by their names below /dev: what the daemon accepts
+/// in a request and the agent makes nodes of.
+pub const GUEST_DEVICES: [&str; 8] = ["null", "zero", "full", "random", "urandom", "tty", "fuse", "net/tun"];
+
 /// The largest message, in bytes, that either side of the agent's protocol accepts.
 pub const AGENT_MAX_MESSAGE: usize = 4 << 20;

@@ -6,16 +6,14 @@ use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use husk_proto::cri;
+use husk_proto::{GUEST_DEVICES, cri};
 use rustix::fs::{major, minor};
 
 use crate::error::{Error, Result};
 use crate::store::{ContainerRecord, HostDevice, Medium};
 use crate::volume;
 
-/// Devices that the guest's kernel has itself, by their names below /dev.
-const GUEST: [&str; 8] = ["null", "zero", "full", "random", "urandom", "tty", "fuse", "net/tun"];
-/// Those of them that every container has.
+/// Those of the guest's devices that every container has.
 const EVERYWHERE: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// What else is in every container's /dev (OCI runtime spec, "Default Devices" and "/dev symbolic links").
 const LINKS: [&str; 7] = ["console", "ptmx", "fd", "stdin", "stdout", "stderr", "core"];
@@ -97,7 +95,7 @@ fn permissions(asked: &cri::Device) -> Result<String> {
 /// The device at `host`, and its node's mode, owner and group.
 fn source(host: &Path, writable: bool) -> Result<(Requested, (u32, u32, u32))> {
     let refused = |why: &str| {
-        let guests: Vec<String> = GUEST.iter().map(|name| format!("/dev/{name}")).collect();
+        let guests: Vec<String> = GUEST_DEVICES.iter().map(|name| format!("/dev/{name}")).collect();
         Error::Invalid(format!(
             "the host's {host:?} {why}; a pod's VM can have block devices of the host, and of its own {}",
             guests.join(", ")
@@ -132,7 +130,7 @@ fn source(host: &Path, writable: bool) -> Result<(Requested, (u32, u32, u32))> {
 fn guests_own(path: &Path) -> Option<&'static str> {
     let plain: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
     let name = plain.strip_prefix("/dev").ok()?;
-    GUEST.into_iter().find(|known| Path::new(known) == name)
+    GUEST_DEVICES.into_iter().find(|known| Path::new(known) == name)
 }
 
 /// Bytes. The end of a block device is where a seek ends.

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
+use husk_proto::GUEST_DEVICES;
 use husk_proto::agent::{DeviceVolume, device_volume};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType};
@@ -14,9 +15,6 @@ use crate::error::{Context, Error, Result};
 use crate::sandbox::disk::Disk;
 use crate::sandbox::partition::Partitions;
 use crate::sys;
-
-/// The devices of the guest's own kernel that a container may ask for.
-const GUEST_DEVICES: [&str; 8] = ["null", "zero", "full", "random", "urandom", "tty", "fuse", "net/tun"];
 
 /// The permissions that a node may have.
 const MODE: u32 = 0o777;
