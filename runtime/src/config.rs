@@ -75,8 +75,14 @@ pub struct VmDefaults {
     pub initramfs: PathBuf,
     /// vCPUs of a pod that asks for none.
     pub vcpus: u8,
+    /// The most vCPUs that a pod may come to have while it runs, unless it starts with more; 0: as many as the host
+    /// has, at most 8. Each costs its guest some memory, whether it is used or not.
+    pub max_vcpus: u8,
     /// Memory of a pod that asks for none, MiB.
     pub memory_mib: u32,
+    /// The most memory that a pod may come to have while it runs, unless it starts with more, MiB; 0: as much as the
+    /// host has. It costs nothing until it is used.
+    pub max_memory_mib: u32,
     /// Added to the memory that a pod asks for, MiB: what the guest's kernel and agent need.
     pub memory_overhead_mib: u32,
     /// Block slots: distinct images and block devices that a pod can use at once, plus one for its scratch disk.
@@ -165,7 +171,9 @@ impl Default for VmDefaults {
             kernel: asset("vmlinux"),
             initramfs: asset("initramfs.cpio"),
             vcpus: 1,
+            max_vcpus: 0,
             memory_mib: 256,
+            max_memory_mib: 0,
             memory_overhead_mib: 64,
             block_slots: 12,
             scratch_mib: 10 << 10,
@@ -229,6 +237,12 @@ impl Config {
         if !(1..=32).contains(&self.vm.vcpus) {
             return Err(Error::Invalid(format!("vm.vcpus = {}: use 1 to 32", self.vm.vcpus)));
         }
+        if self.vm.max_vcpus > 32 {
+            return Err(Error::Invalid(format!(
+                "vm.max_vcpus = {}: use 1 to 32, or 0 for the host's",
+                self.vm.max_vcpus
+            )));
+        }
         if self.vm.memory_mib < 64 {
             return Err(Error::Invalid(format!("vm.memory_mib = {}: use 64 or more", self.vm.memory_mib)));
         }
@@ -272,6 +286,7 @@ mod tests {
     fn unknown_keys_and_bad_values_are_named() {
         assert!(parse("sokcet = '/x'").unwrap_err().to_string().contains("sokcet"));
         assert!(parse("[vm]\nblock_slots = 99").unwrap_err().to_string().contains("99"));
+        assert!(parse("[vm]\nmax_vcpus = 33").unwrap_err().to_string().contains("vm.max_vcpus"));
         assert!(parse("[vm]\nvcpus = 0").unwrap_err().to_string().contains("vm.vcpus"));
         assert!(parse("[cgroup]\ndriver = 'runc'").unwrap_err().to_string().contains("runc"));
         assert!(parse("[cgroup]\nparent = '/a/../b'").unwrap_err().to_string().contains("cgroup.parent"));

@@ -33,6 +33,14 @@ pub fn kvm_hardware() -> Result<String, String> {
     }
 }
 
+/// The host's memory, MiB.
+pub fn memory_mib() -> u32 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.strip_suffix("kB"));
+    let kib: u64 = total.and_then(|kib| kib.trim().parse().ok()).unwrap_or(0);
+    u32::try_from(kib >> 10).unwrap_or(u32::MAX)
+}
+
 /// A regular file.
 pub fn file(path: &Path, mend: &str) -> Result<String, String> {
     if path.is_file() { Ok(path.display().to_string()) } else { Err(absent(path, mend)) }

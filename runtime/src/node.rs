@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::events::{Event, Events, Kind};
 use crate::guest::Guest;
 use crate::network::PodNetwork;
+use crate::sandbox::Size;
 use crate::store::{ContainerRecord, Phase, SandboxRecord, Store};
 use crate::vm::{ScratchTemplate, Slots, Vm};
 use crate::volume::Volumes;
@@ -63,6 +64,9 @@ pub struct Live {
     pub slots: Arc<tokio::sync::Mutex<Slots>>,
     /// Its volumes; held while they change.
     pub volumes: Arc<tokio::sync::Mutex<Volumes>>,
+    /// How large its VM has been told to be; held while that changes. None: by an earlier daemon, who may not have
+    /// come to write it down.
+    pub size: Arc<tokio::sync::Mutex<Option<Size>>>,
 }
 
 /// One container.

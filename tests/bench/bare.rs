@@ -88,7 +88,7 @@ impl Bare {
         }
         // As `husk_vmm::config::VmConfig` has it.
         let config = json!({
-            "id": "bench", "vcpus": 1, "memory_mib": MEMORY, "kernel": self.kernel, "initramfs": self.initramfs,
+            "id": "bench", "vcpus": 1, "max_vcpus": 1, "memory_mib": MEMORY, "kernel": self.kernel, "initramfs": self.initramfs,
             "console_log": console, "console_log_limit": 1 << 20, "block_slots": 2, "nets": [],
             "vsock": {"cid": 3, "socket": self.dir.join("vsock")}, "control_socket": control,
         });

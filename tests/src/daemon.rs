@@ -46,7 +46,7 @@ impl Daemon {
         };
         let mirrors: String = MIRRORED.iter().map(|host| format!("{host:?} = [{mirror:?}]\n")).collect();
         let text = format!(
-            "socket = {:?}\nroot = {:?}\nrun = {:?}\n\n[vm]\nvmm = {:?}\nkernel = {:?}\ninitramfs = {:?}\n\n\
+            "socket = {:?}\nroot = {:?}\nrun = {:?}\n\n[vm]\nmax_vcpus = 2\nvmm = {:?}\nkernel = {:?}\ninitramfs = {:?}\n\n\
              [network]\nconf_dir = {:?}\nbin_dirs = [\"/usr/lib/cni\", {:?}]\n\n\
              [volumes]\nvirtiofsd = {:?}\n\n[registry.mirrors]\n\"unreachable.test\" = [\"http://127.0.0.1:1\"]\n{mirrors}",
             daemon.socket,

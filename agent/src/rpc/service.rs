@@ -13,6 +13,7 @@ use crate::agent::Agent;
 use crate::error::{Error, Result as AgentResult};
 use crate::power;
 use crate::process::Process;
+use crate::sandbox::{cpus, memory};
 
 /// How long the answer to Shutdown has for its way to the host.
 const FAREWELL: Duration = Duration::from_millis(20);
@@ -98,6 +99,15 @@ impl agent_server::Agent for Service {
         let container = self.0.container(&id)?;
         whole(async move { container.update(&oci_resources).await }).await?;
         Ok(Response::new(UpdateContainerResponse {}))
+    }
+
+    async fn resize(&self, request: Request<ResizeRequest>) -> Answer<ResizeResponse> {
+        let ResizeRequest { cpus, memory_mib } = request.into_inner();
+        let memory_mib = memory::wait_for(memory_mib).await?;
+        // The kernel takes its time over each.
+        let online = tokio::task::spawn_blocking(move || cpus::set_online(cpus)).await;
+        let cpus = online.map_err(|e| Status::internal(format!("the agent failed: {e}")))??;
+        Ok(Response::new(ResizeResponse { cpus, memory_mib }))
     }
 
     async fn list_containers(&self, _: Request<ListContainersRequest>) -> Answer<ListContainersResponse> {

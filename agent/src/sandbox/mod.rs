@@ -1,7 +1,9 @@
 //! The pod as a whole: its name, network, kernel parameters, clock and scratch disk.
 
+pub mod cpus;
 pub mod disk;
 mod files;
+pub mod memory;
 mod network;
 pub mod partition;
 mod sysctl;

@@ -11,7 +11,7 @@ use super::{device, disk, log_path, spec};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::node::{Container, Live, Node, new_id, now_nanos};
-use crate::sandbox::namespaces;
+use crate::sandbox::{Beyond, namespaces};
 use crate::store::{ContainerRecord, Phase};
 
 impl Node {
@@ -69,7 +69,11 @@ impl Node {
             device::check_beside(&pod.id, &volumes.media, other, |id| self.has_vm(id))
         })?;
         let _changing = container.changing.lock().await;
-        match self.create_in_guest(&live, &container, request, rootfs, &volumes).await {
+        let made = async {
+            self.make_room(&pod, &live, None, Beyond::Capped).await?;
+            self.create_in_guest(&live, &container, request, rootfs, &volumes).await
+        };
+        match made.await {
             Ok(()) => Ok(container.id.clone()),
             Err(error) => {
                 // The guest may have come further than its answer.
@@ -80,6 +84,7 @@ impl Node {
                 }
                 self.release_media(&live, &container).await;
                 self.forget_container(&container.id)?;
+                self.fit(&pod, &live).await;
                 Err(error)
             }
         }

@@ -20,9 +20,12 @@ impl Node {
         self.stop_container(&container.id, 0).await?;
         let _changing = container.changing.lock().await;
         self.update_container(&container, |record| record.phase = Phase::Removing.into())?;
-        if let Ok(pod) = self.pod(&container.record().sandbox_id)
-            && let Ok(live) = pod.live().await
-        {
+        let pod = self.pod(&container.record().sandbox_id).ok();
+        let live = match &pod {
+            Some(pod) => pod.live().await.ok(),
+            None => None,
+        };
+        if let Some(live) = &live {
             let request = guest::request(agent::DeleteContainerRequest { id: container.id.clone() });
             live.guest
                 .clone()
@@ -30,9 +33,13 @@ impl Node {
                 .await
                 .map_err(|status| guest::refusal("the guest could not delete the container", status))?;
             live.volumes.lock().await.remove(&container.id)?;
-            self.release_media(&live, &container).await;
+            self.release_media(live, &container).await;
         }
         let _ = std::fs::remove_file(self.log_journal(&container.record().sandbox_id, &container.id));
-        self.forget_container(&container.id)
+        self.forget_container(&container.id)?;
+        if let (Some(pod), Some(live)) = (&pod, &live) {
+            self.fit(pod, live).await;
+        }
+        Ok(())
     }
 }

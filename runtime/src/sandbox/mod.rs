@@ -4,6 +4,7 @@ pub mod namespaces;
 mod port;
 mod recover;
 mod remove;
+mod resize;
 mod resolv;
 mod run;
 mod scratch;
@@ -11,7 +12,9 @@ mod size;
 mod stop;
 mod update;
 
+pub use resize::Beyond;
 pub use run::check_handler;
+pub use size::Size;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -114,7 +114,8 @@ impl Node {
             volumes.remove(&id)?;
         }
         let volumes = Arc::new(tokio::sync::Mutex::new(volumes));
-        *pod.live.write().await = Some(Live { vm: vm.clone(), guest: agent.clone(), slots, volumes });
+        *pod.live.write().await =
+            Some(Live { vm: vm.clone(), guest: agent.clone(), slots, volumes, size: Default::default() });
         self.watch(pod.clone(), vm);
         for container in containers {
             let phase = container.record().phase();

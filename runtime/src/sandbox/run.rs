@@ -1,12 +1,13 @@
 //! RunPodSandbox.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use husk_proto::{agent, cri};
 use husk_vmm::config::slot_serial;
 
-use super::size::Size;
+use super::resize::make_use;
+use super::size::{Room, Size};
 use super::{HANDLER, HOST_MIB, namespaces, resolv, scratch, tear_down};
 use crate::cgroup::CgroupPath;
 use crate::error::{Error, Result};
@@ -17,6 +18,9 @@ use crate::node::{Live, Node, Pod, lock, new_id, now_nanos};
 use crate::store::{Phase, SandboxRecord};
 use crate::vm::{DiskPiece, SCRATCH_SLOT, Slots, Vm, VmSpec};
 use crate::volume::Volumes;
+
+/// How long a guest may take to plug the memory that it does not boot with; a slow one is not refused.
+const PLUG_LIMIT: Duration = Duration::from_secs(10);
 
 impl Node {
     /// Boots a pod and answers its id.
@@ -64,7 +68,9 @@ impl Node {
         let dir = self.pod_dir(&pod.id);
         std::fs::create_dir_all(&dir).map_err(|e| Error::io("make", &dir, e))?;
         let defaults = &self.config.vm;
-        let Size { vcpus, memory_mib } = Size::of(&config, defaults);
+        let size = Size::of(&config, false, &[], defaults);
+        let room = Room::of(size, defaults);
+        let memory_mib = size.memory_mib;
         if let Some(path) = cgroup {
             self.cgroups.make(&dir, &path)?;
             if self
@@ -117,14 +123,25 @@ impl Node {
         configure.resolv_conf = resolv::conf(config.dns_config.as_ref(), &dns);
         let networked = begun.elapsed();
 
-        let spec = VmSpec { id: &pod.id, dir: &dir, vcpus, memory_mib, nets, door: self.cgroups.door(&dir)? };
+        let spec = VmSpec {
+            id: &pod.id,
+            dir: &dir,
+            vcpus: size.vcpus,
+            max_vcpus: room.max_vcpus,
+            boot_mib: size.boot_mib(),
+            hotplug: room.hotplug(size),
+            nets,
+            door: self.cgroups.door(&dir)?,
+        };
         let vm = Arc::new(Vm::start(defaults, spec)?);
         *lock(&pod.vm) = Some(vm.clone());
         self.update_pod(pod, |record| {
             record.vmm_pid = vm.process.pid;
             record.vmm_started = vm.process.started;
-            record.vcpus = vcpus.into();
+            record.vcpus = size.vcpus.into();
             record.memory_mib = memory_mib;
+            record.max_vcpus = room.max_vcpus.into();
+            record.max_memory_mib = room.max_memory_mib;
             record.ips = ips;
         })?;
         vm.ready(defaults).await?;
@@ -139,14 +156,23 @@ impl Node {
         let mut guest = guest::connect(&vm.vsock()).await?;
         configure.entropy = entropy()?;
         configure.time_nanos = now_nanos();
-        guest
-            .configure_sandbox(guest::request(configure))
-            .await
-            .map_err(|status| guest::refusal("the guest could not be configured", status))?;
+        let (configured, got) = tokio::join!(
+            guest.configure_sandbox(guest::request(configure)),
+            // What it does not boot with it has been asked to plug.
+            vm.resize(memory_mib, PLUG_LIMIT)
+        );
+        configured.map_err(|status| guest::refusal("the guest could not be configured", status))?;
+        let got = got?;
+        if got < memory_mib {
+            tracing::warn!(sandbox = pod.id, "the guest has {got} MiB of {memory_mib} MiB of memory yet");
+        } else if memory_mib > size.boot_mib() {
+            make_use(guest.clone(), size).await?;
+        }
 
         let slots = Arc::new(tokio::sync::Mutex::new(Slots::new(defaults.block_slots)));
         let volumes = Arc::new(tokio::sync::Mutex::new(Volumes::new(&dir)));
-        *pod.live.write().await = Some(Live { vm: vm.clone(), guest, slots, volumes });
+        let size = Arc::new(tokio::sync::Mutex::new(Some(size)));
+        *pod.live.write().await = Some(Live { vm: vm.clone(), guest, slots, volumes, size });
         self.update_pod(pod, |record| record.phase = Phase::Running.into())?;
         self.tell_of_pod(pod, Kind::Started);
         self.watch(pod.clone(), vm);

@@ -1,14 +1,24 @@
-//! How large a pod's VM is.
+//! How large a pod's VM is, and how large it may become.
 
 use husk_proto::cri;
+use husk_vmm::config::{HOTPLUG_SLOT_MIB, HotplugConfig};
 
 use super::HOST_MIB;
 use crate::config::VmDefaults;
 use crate::error::{Error, Result};
-use crate::store::SandboxRecord;
+use crate::host;
+use crate::store::{ContainerRecord, SandboxRecord};
 
 /// The most vCPUs of a VM, whatever its pod asks for.
 const MAX_VCPUS: u64 = 32;
+/// The most that a VM may come to have unless it is configured.
+const DEFAULT_MAX_VCPUS: usize = 8;
+/// A VM boots with no more than this and plugs the rest, which it can give back one day, MiB.
+const BOOT_MIB: u32 = 256;
+/// But at least with this part of it, because the kernel sizes its tables by what it boots with.
+const BOOT_PART: u32 = 8;
+/// The least memory of a VM, MiB.
+const MIN_MIB: u32 = 64;
 
 /// A VM's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,76 +29,186 @@ pub struct Size {
     pub memory_mib: u32,
 }
 
-/// What a pod's limits come to; None: it has no such limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Asked {
-    vcpus: Option<u8>,
-    memory_mib: Option<u32>,
+/// Limits of a pod or container; 0: it has no such limit.
+#[derive(Clone, Copy, Default)]
+struct Limits {
+    millicpus: u64,
+    memory: u64,
+}
+
+impl Limits {
+    fn of(resources: &cri::LinuxContainerResources) -> Self {
+        let (quota, period) = (resources.cpu_quota, resources.cpu_period);
+        let limited = quota > 0 && period > 0;
+        let millicpus = if limited { (quota as u64).saturating_mul(1000).div_ceil(period as u64) } else { 0 };
+        Limits { millicpus, memory: resources.memory_limit_in_bytes.max(0) as u64 }
+    }
+}
+
+/// Limits of a container: as they are, and as they were when it was made.
+#[derive(Clone, Copy)]
+pub struct Claim {
+    now: Limits,
+    first: Limits,
+}
+
+impl Claim {
+    /// Of a container; `instead` takes the place of its limits.
+    pub fn of(record: &ContainerRecord, instead: Option<&cri::LinuxContainerResources>) -> Self {
+        let config = record.config.as_ref();
+        let own = config.and_then(|config| config.linux.as_ref()?.resources.as_ref());
+        let now = instead.or(own).map(Limits::of).unwrap_or_default();
+        let first = record.first_limits.as_ref().or(own).map(Limits::of).unwrap_or_default();
+        Self { now, first }
+    }
 }
 
 impl Size {
-    /// The pod's own limits, else the defaults.
-    pub fn of(config: &cri::PodSandboxConfig, defaults: &VmDefaults) -> Size {
-        let asked = asked(config, defaults);
+    /// What a pod's limits and those of its live containers come to. A pod without limits of its own is at least as large
+    /// as the defaults. One with limits follows its containers' when these are changed, until its own are
+    /// (`limits_set`): some kubelets tell of both, and some of the containers' alone.
+    pub fn of(
+        config: &cri::PodSandboxConfig,
+        limits_set: bool,
+        containers: &[Claim],
+        defaults: &VmDefaults,
+    ) -> Size {
+        let linux = config.linux.as_ref();
+        let pod = linux.and_then(|linux| linux.resources.as_ref()).map(Limits::of).unwrap_or_default();
+        let total = |part: fn(&Limits) -> u64| {
+            let sum = |which: fn(&Claim) -> &Limits| {
+                let limited =
+                    containers.iter().filter(|claim| part(&claim.now) > 0 && part(&claim.first) > 0);
+                limited.map(|claim| part(which(claim))).fold(0, u64::saturating_add)
+            };
+            let all = containers.iter().map(|claim| part(&claim.now)).fold(0, u64::saturating_add);
+            let own = match part(&pod) {
+                own if own > 0 && !limits_set => {
+                    own.saturating_add(sum(|claim| &claim.now)).saturating_sub(sum(|claim| &claim.first))
+                }
+                own => own,
+            };
+            own.max(all)
+        };
+        let (millicpus, memory) = (total(|limits| limits.millicpus), total(|limits| limits.memory));
+        let vcpus = millicpus.div_ceil(1000).min(MAX_VCPUS) as u8;
+        let memory_mib = match memory {
+            0 => 0,
+            bytes => mib(bytes).saturating_add(overhead(config, defaults)).clamp(MIN_MIB, u32::MAX / 2),
+        };
+        let floor = |limit: u64, value| if limit == 0 { value } else { 0 };
         Size {
-            vcpus: asked.vcpus.unwrap_or(defaults.vcpus),
-            memory_mib: asked.memory_mib.unwrap_or(defaults.memory_mib),
+            vcpus: vcpus.max(floor(pod.millicpus, u64::from(defaults.vcpus)) as u8).max(1),
+            memory_mib: memory_mib.max(floor(pod.memory, u64::from(defaults.memory_mib)) as u32),
         }
     }
 
-    /// What a pod's VM was made with.
+    /// What a pod's VM has.
     pub fn given(record: &SandboxRecord, defaults: &VmDefaults) -> Size {
-        let by_limits = Size::of(record.config.as_ref().unwrap_or(&Default::default()), defaults);
+        let by_limits = Size::of(record.config.as_ref().unwrap_or(&Default::default()), false, &[], defaults);
         Size {
             vcpus: u8::try_from(record.vcpus).ok().filter(|vcpus| *vcpus > 0).unwrap_or(by_limits.vcpus),
             memory_mib: if record.memory_mib > 0 { record.memory_mib } else { by_limits.memory_mib },
         }
     }
 
-    /// Whether limits fit a VM of this size; what is not limited does.
+    /// As large in each respect as the larger of both.
+    pub fn or_more(self, other: Size) -> Size {
+        Size { vcpus: self.vcpus.max(other.vcpus), memory_mib: self.memory_mib.max(other.memory_mib) }
+    }
+
+    /// What of its memory a VM boots with, MiB; the rest is plugged.
+    pub fn boot_mib(&self) -> u32 {
+        let part = (self.memory_mib / BOOT_PART).next_multiple_of(HOTPLUG_SLOT_MIB);
+        self.memory_mib.min(part.max(BOOT_MIB))
+    }
+}
+
+fn mib(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX / 2)
+}
+
+/// What the guest's kernel and agent need comes on top of the memory: as the RuntimeClass says (`overhead`) without
+/// the host's share of it, else as configured. With an overhead, guest and host's share together are what kubelet
+/// limits the pod to. MiB.
+fn overhead(config: &cri::PodSandboxConfig, defaults: &VmDefaults) -> u32 {
+    let overhead = config.linux.as_ref().and_then(|linux| linux.overhead.as_ref());
+    match overhead.map_or(0, |overhead| overhead.memory_limit_in_bytes.max(0) as u64) {
+        0 => defaults.memory_overhead_mib,
+        bytes => mib(bytes).saturating_sub(HOST_MIB),
+    }
+}
+
+/// How large a VM can become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// vCPUs.
+    pub max_vcpus: u8,
+    /// Memory, MiB.
+    pub max_memory_mib: u32,
+}
+
+impl Room {
+    /// Of a VM that starts with `size`.
+    pub fn of(size: Size, defaults: &VmDefaults) -> Room {
+        let vcpus = match defaults.max_vcpus {
+            0 => std::thread::available_parallelism().map_or(1, |n| n.get().min(DEFAULT_MAX_VCPUS)) as u8,
+            most => most,
+        };
+        let memory = match defaults.max_memory_mib {
+            0 => host::memory_mib(),
+            most => most,
+        };
+        let boot = size.boot_mib();
+        // One slot more than nothing: there is always something to plug.
+        let beyond = memory.max(size.memory_mib).saturating_sub(boot).max(1);
+        let beyond = beyond.min(u32::MAX / 4).next_multiple_of(HOTPLUG_SLOT_MIB);
+        Room { max_vcpus: vcpus.max(size.vcpus), max_memory_mib: boot.saturating_add(beyond) }
+    }
+
+    /// Of a pod's VM.
+    pub fn given(record: &SandboxRecord, defaults: &VmDefaults) -> Room {
+        let size = Size::given(record, defaults);
+        Room {
+            max_vcpus: u8::try_from(record.max_vcpus).unwrap_or(u8::MAX).max(size.vcpus),
+            max_memory_mib: record.max_memory_mib.max(size.memory_mib),
+        }
+    }
+
+    /// For the VM's description.
+    pub fn hotplug(&self, size: Size) -> HotplugConfig {
+        let boot = size.boot_mib();
+        HotplugConfig { limit_mib: self.max_memory_mib - boot, requested_mib: size.memory_mib - boot }
+    }
+
+    /// A size that is no larger.
+    pub fn cap(&self, size: Size) -> Size {
+        Size { vcpus: size.vcpus.min(self.max_vcpus), memory_mib: size.memory_mib.min(self.max_memory_mib) }
+    }
+
+    /// Whether it is enough.
     ///
     /// # Errors
     /// [`Error::Exhausted`] with both values.
-    pub fn check(&self, config: &cri::PodSandboxConfig, defaults: &VmDefaults) -> Result<()> {
-        let asked = asked(config, defaults);
+    pub fn check(&self, size: Size) -> Result<()> {
         let mut beyond = Vec::new();
-        if let Some(vcpus) = asked.vcpus.filter(|vcpus| *vcpus > self.vcpus) {
-            beyond.push(format!("{vcpus} vCPUs, but its VM was made with {}", self.vcpus));
+        if size.vcpus > self.max_vcpus {
+            let most = self.max_vcpus;
+            beyond.push(format!("{} vCPUs, but its VM can have {most} (vm.max_vcpus)", size.vcpus));
         }
-        if let Some(memory_mib) = asked.memory_mib.filter(|memory_mib| *memory_mib > self.memory_mib) {
+        if size.memory_mib > self.max_memory_mib {
             beyond.push(format!(
-                "{memory_mib} MiB of memory with its overhead, but its VM was made with {} MiB",
-                self.memory_mib
+                "{} MiB of memory with its overhead, but its VM can have {} MiB (vm.max_memory_mib)",
+                size.memory_mib, self.max_memory_mib
             ));
         }
         if beyond.is_empty() {
             return Ok(());
         }
         Err(Error::Exhausted(format!(
-            "the pod's new limits need {}; a VM cannot grow yet, so make the pod anew with these limits",
+            "the pod's new limits need {}; lower them, or make the pod anew with these limits",
             beyond.join(", and ")
         )))
-    }
-}
-
-/// What the guest's kernel and agent need comes on top of the memory: as the RuntimeClass says (`overhead`) without
-/// the host's share of it, else as configured. With an overhead, guest and host's share together are what kubelet
-/// limits the pod to.
-fn asked(config: &cri::PodSandboxConfig, defaults: &VmDefaults) -> Asked {
-    let linux = config.linux.as_ref();
-    let resources = linux.and_then(|linux| linux.resources.clone()).unwrap_or_default();
-    let overhead = linux.and_then(|linux| linux.overhead.as_ref()).map_or(0, |o| o.memory_limit_in_bytes);
-    let mib = |bytes: i64| u32::try_from((bytes.max(0) as u64).div_ceil(1 << 20)).unwrap_or(u32::MAX / 2);
-    let overhead =
-        if overhead > 0 { mib(overhead).saturating_sub(HOST_MIB) } else { defaults.memory_overhead_mib };
-    Asked {
-        vcpus: (resources.cpu_quota > 0 && resources.cpu_period > 0).then(|| {
-            let vcpus = (resources.cpu_quota as u64).div_ceil(resources.cpu_period as u64);
-            vcpus.clamp(1, MAX_VCPUS) as u8
-        }),
-        memory_mib: Some(mib(resources.memory_limit_in_bytes))
-            .filter(|asked| *asked > 0)
-            .map(|asked| asked.saturating_add(overhead).clamp(64, u32::MAX / 2)),
     }
 }
 
@@ -98,56 +218,108 @@ mod tests {
 
     const HOST: i64 = HOST_MIB as i64;
 
-    fn limited(cpu_quota: i64, memory_mib: i64, overhead_mib: i64) -> cri::PodSandboxConfig {
-        let memory = |mib: i64| cri::LinuxContainerResources {
-            memory_limit_in_bytes: mib << 20,
+    fn resources(cpu_quota: i64, memory_mib: i64) -> cri::LinuxContainerResources {
+        cri::LinuxContainerResources {
+            cpu_quota,
+            cpu_period: 100_000,
+            memory_limit_in_bytes: memory_mib << 20,
             ..Default::default()
-        };
+        }
+    }
+
+    fn limited(cpu_quota: i64, memory_mib: i64, overhead_mib: i64) -> cri::PodSandboxConfig {
         cri::PodSandboxConfig {
             linux: Some(cri::LinuxPodSandboxConfig {
-                resources: Some(cri::LinuxContainerResources {
-                    cpu_quota,
-                    cpu_period: 100_000,
-                    ..memory(memory_mib)
-                }),
-                overhead: (overhead_mib > 0).then(|| memory(overhead_mib)),
+                resources: Some(resources(cpu_quota, memory_mib)),
+                overhead: (overhead_mib > 0).then(|| resources(0, overhead_mib)),
                 ..Default::default()
             }),
             ..Default::default()
         }
     }
 
+    fn claim(memory_mib: i64, first_mib: i64) -> Claim {
+        let limits = |memory_mib| Limits::of(&resources(0, memory_mib));
+        Claim { now: limits(memory_mib), first: limits(first_mib) }
+    }
+
+    fn of(config: &cri::PodSandboxConfig) -> Size {
+        Size::of(config, false, &[], &VmDefaults::default())
+    }
+
     #[test]
     fn the_vm_is_as_large_as_the_pods_limits() {
         let defaults = VmDefaults::default();
         let default = Size { vcpus: defaults.vcpus, memory_mib: defaults.memory_mib };
-        assert_eq!(Size::of(&Default::default(), &defaults), default);
-        assert_eq!(Size::of(&limited(-1, 0, 0), &defaults), default);
+        assert_eq!(of(&Default::default()), default);
+        assert_eq!(of(&limited(-1, 0, 0)), default);
         let memory_mib = 100 + defaults.memory_overhead_mib;
-        assert_eq!(Size::of(&limited(150_000, 100, 0), &defaults), Size { vcpus: 2, memory_mib });
+        assert_eq!(of(&limited(150_000, 100, 0)), Size { vcpus: 2, memory_mib });
+        assert_eq!(of(&limited(150_000, 100, 30 + HOST)), Size { vcpus: 2, memory_mib: 130 });
+        assert_eq!(of(&limited(i64::MAX, i64::MAX >> 20, 0)).vcpus, 32);
+    }
+
+    #[test]
+    fn containers_of_a_pod_without_limits_have_room() {
+        let defaults = VmDefaults::default();
+        let memory = |claims: &[Claim]| Size::of(&Default::default(), false, claims, &defaults).memory_mib;
+        assert_eq!(memory(&[claim(100, 100)]), defaults.memory_mib);
         assert_eq!(
-            Size::of(&limited(150_000, 100, 30 + HOST), &defaults),
-            Size { vcpus: 2, memory_mib: 130 }
+            memory(&[claim(300, 300), claim(0, 0), claim(100, 50)]),
+            400 + defaults.memory_overhead_mib
+        );
+        let record = ContainerRecord::default();
+        let claims = [Claim::of(&record, Some(&resources(350_000, 0)))];
+        assert_eq!(Size::of(&Default::default(), false, &claims, &defaults).vcpus, 4);
+    }
+
+    #[test]
+    fn a_pod_with_limits_follows_its_containers_until_its_own_are_set() {
+        let defaults = VmDefaults::default();
+        let memory = |set, claims: &[Claim]| {
+            Size::of(&limited(0, 300, 0), set, claims, &defaults).memory_mib - defaults.memory_overhead_mib
+        };
+        assert_eq!(memory(false, &[claim(100, 100)]), 300);
+        assert_eq!(memory(false, &[claim(150, 100)]), 350);
+        assert_eq!(memory(false, &[claim(50, 100), claim(100, 100)]), 250);
+        assert_eq!(memory(false, &[claim(0, 0), claim(700, 0)]), 700);
+        assert_eq!(memory(true, &[claim(150, 100)]), 300);
+        assert_eq!(memory(true, &[claim(50, 100)]), 300);
+        assert_eq!(memory(true, &[claim(400, 100)]), 400);
+    }
+
+    #[test]
+    fn a_vm_boots_with_little_and_can_have_much() {
+        let size = |memory_mib| Size { vcpus: 1, memory_mib };
+        assert_eq!([100, 256, 300, 4096, 65_536].map(|mib| size(mib).boot_mib()), [100, 256, 256, 512, 8192]);
+        let defaults = VmDefaults { max_memory_mib: 1000, max_vcpus: 4, ..Default::default() };
+        let room = Room::of(size(300), &defaults);
+        assert_eq!(room, Room { max_vcpus: 4, max_memory_mib: 256 + 768 });
+        assert_eq!(room.hotplug(size(300)), HotplugConfig { limit_mib: 768, requested_mib: 44 });
+        let larger = Room::of(Size { vcpus: 6, memory_mib: 2048 }, &defaults);
+        assert_eq!(larger, Room { max_vcpus: 6, max_memory_mib: 2048 });
+        let small = VmDefaults { max_memory_mib: 64, ..defaults };
+        assert_eq!(
+            Room::of(size(64), &small).hotplug(size(64)),
+            HotplugConfig { limit_mib: 128, requested_mib: 0 }
         );
     }
 
     #[test]
-    fn new_limits_fit_the_vm_or_are_refused_with_both_values() {
-        let defaults = VmDefaults::default();
-        let given = Size { vcpus: 2, memory_mib: 130 };
-        for fits in [limited(200_000, 100, 30 + HOST), limited(50_000, 10, 0), limited(-1, 0, 0)] {
-            given.check(&fits, &defaults).unwrap();
-        }
-        let refused = |config| match given.check(&config, &defaults) {
+    fn what_is_more_than_can_be_is_refused_with_both_values() {
+        let room = Room { max_vcpus: 2, max_memory_mib: 1000 };
+        room.check(Size { vcpus: 2, memory_mib: 1000 }).unwrap();
+        let refused = |vcpus, memory_mib| match room.check(Size { vcpus, memory_mib }) {
             Err(Error::Exhausted(text)) => text,
             other => panic!("{other:?}"),
         };
-        let text = refused(limited(250_000, 10, 0));
-        assert!(text.contains("3 vCPUs") && text.contains("made with 2") && !text.contains("MiB"), "{text}");
-        let text = refused(limited(100_000, 101, 30 + HOST));
-        assert!(text.contains("131 MiB") && text.contains("made with 130 MiB"), "{text}");
-        let text = refused(limited(900_000, 1000, 0));
-        assert!(text.contains("9 vCPUs") && text.contains("1064 MiB"), "{text}");
+        let text = refused(3, 10);
+        assert!(text.contains("3 vCPUs") && text.contains("can have 2") && !text.contains("MiB"), "{text}");
+        let text = refused(1, 1001);
+        assert!(text.contains("1001 MiB") && text.contains("can have 1000 MiB"), "{text}");
+        let text = refused(9, 2000);
+        assert!(text.contains("9 vCPUs") && text.contains("2000 MiB"), "{text}");
+        assert_eq!(room.cap(Size { vcpus: 9, memory_mib: 5 }), Size { vcpus: 2, memory_mib: 5 });
     }
 
     #[test]
@@ -156,7 +328,10 @@ mod tests {
         let config = Some(limited(150_000, 100, 30 + HOST));
         let mut record = SandboxRecord { config, ..Default::default() };
         assert_eq!(Size::given(&record, &defaults), Size { vcpus: 2, memory_mib: 130 });
+        assert_eq!(Room::given(&record, &defaults), Room { max_vcpus: 2, max_memory_mib: 130 });
         (record.vcpus, record.memory_mib) = (4, 512);
         assert_eq!(Size::given(&record, &defaults), Size { vcpus: 4, memory_mib: 512 });
+        (record.max_vcpus, record.max_memory_mib) = (8, 1024);
+        assert_eq!(Room::given(&record, &defaults), Room { max_vcpus: 8, max_memory_mib: 1024 });
     }
 }

@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use husk_proto::cri;
 
-use super::size::Size;
+use super::resize::Beyond;
 use crate::container::resources;
 use crate::error::{Error, Result};
 use crate::node::Node;
 
 impl Node {
-    /// Takes note of a pod's new limits, which its VM must have room for; what the request leaves at zero stays.
+    /// Takes note of a pod's new limits, to which its VM grows or shrinks; what the request leaves at zero stays.
     ///
     /// # Errors
-    /// [`Error::Exhausted`] when they are more than the VM was made with.
+    /// [`Error::Exhausted`] when they are more than the VM can have.
     pub async fn update_sandbox_resources(
         self: &Arc<Self>,
         id: &str,
@@ -22,10 +22,9 @@ impl Node {
     ) -> Result<()> {
         let pod = self.pod(id)?;
         let _changing = pod.changing.lock().await;
-        pod.live().await?;
-        let record = pod.record();
-        let given = Size::given(&record, &self.config.vm);
-        let mut config = record.config.unwrap_or_default();
+        let live = pod.live().await?;
+        let before = pod.record();
+        let mut config = before.config.clone().unwrap_or_default();
         let linux = config.linux.get_or_insert_default();
         for (old, new) in [(&mut linux.resources, limits), (&mut linux.overhead, overhead)] {
             let Some(new) = new else { continue };
@@ -38,7 +37,13 @@ impl Node {
             }
             resources::merge(old.get_or_insert_default(), new);
         }
-        given.check(&config, &self.config.vm)?;
-        self.update_pod(&pod, |record| record.config = Some(config))
+        let wanted = self.wanted_by(&pod, &config, true, None);
+        self.grow(&pod, &live, wanted, Beyond::Refused).await?;
+        self.update_pod(&pod, |record| {
+            record.config = Some(config);
+            record.limits_set = true;
+        })?;
+        self.fit(&pod, &live).await;
+        Ok(())
     }
 }

@@ -50,12 +50,22 @@ pub struct SandboxRecord {
     /// Why the pod is not ready, for a person.
     #[prost(string, tag = "9")]
     pub message: String,
-    /// vCPUs that its VM was made with; 0: not yet made, or by a daemon that did not write it down.
+    /// vCPUs that its VM has; 0: not yet made, or by a daemon that did not write it down.
     #[prost(uint32, tag = "10")]
     pub vcpus: u32,
-    /// Memory that its VM was made with, MiB; 0 as above.
+    /// Memory that its VM has, MiB; 0 as above.
     #[prost(uint32, tag = "11")]
     pub memory_mib: u32,
+    /// The most vCPUs that its VM can have; 0: those that it has.
+    #[prost(uint32, tag = "12")]
+    pub max_vcpus: u32,
+    /// The most memory that its VM can have, MiB; 0: what it has.
+    #[prost(uint32, tag = "13")]
+    pub max_memory_mib: u32,
+    /// Whether the pod's limits have been set by UpdatePodSandboxResources: they count alone then, and no longer
+    /// follow what is changed of containers'.
+    #[prost(bool, tag = "14")]
+    pub limits_set: bool,
     /// Volumes of the medium "Memory" by their paths on the host, and whether each is the guest's own memory. What
     /// has been decided for the first container holds for the pod's life.
     #[prost(map = "string, bool", tag = "20")]
@@ -116,6 +126,9 @@ pub struct ContainerRecord {
     /// What it has in block slots beside its image.
     #[prost(message, repeated, tag = "20")]
     pub media: Vec<Medium>,
+    /// The limits it was made with, once they have been changed.
+    #[prost(message, optional, tag = "21")]
+    pub first_limits: Option<cri::LinuxContainerResources>,
 }
 
 /// What a container has in a block slot of its pod's VM: an image that is a volume, or a device of the host.

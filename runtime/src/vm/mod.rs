@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use husk_vmm::config::{NetConfig, VmConfig, VsockConfig};
+use husk_vmm::config::{HotplugConfig, NetConfig, VmConfig, VsockConfig};
 use husk_vmm::control::client::ControlClient;
 use husk_vmm::control::{Extent, Reply, Request, Statistics};
 use tokio::net::UnixListener;
@@ -32,10 +32,14 @@ pub struct VmSpec<'a> {
     pub id: &'a str,
     /// Directory of its sockets, configuration and console.
     pub dir: &'a Path,
-    /// Number of vCPUs.
+    /// Number of vCPUs at first.
     pub vcpus: u8,
-    /// Guest memory, MiB.
-    pub memory_mib: u32,
+    /// The most vCPUs that it may have.
+    pub max_vcpus: u8,
+    /// Memory that it boots with, MiB.
+    pub boot_mib: u32,
+    /// Memory that it may have beyond.
+    pub hotplug: HotplugConfig,
     /// One per interface: tap, MAC, MTU in bytes.
     pub nets: Vec<(OwnedFd, String, u16)>,
     /// The way into its cgroup.
@@ -76,7 +80,9 @@ impl Vm {
         let config = VmConfig {
             id: spec.id.into(),
             vcpus: spec.vcpus,
-            memory_mib: spec.memory_mib,
+            max_vcpus: spec.max_vcpus,
+            memory_mib: spec.boot_mib,
+            hotplug: Some(spec.hotplug),
             kernel: defaults.kernel.clone(),
             initramfs: defaults.initramfs.clone(),
             cmdline: String::new(),
@@ -148,6 +154,16 @@ impl Vm {
     /// Empties a slot.
     pub async fn detach(&self, slot: u8) -> Result<()> {
         self.request(Request::Detach { slot }, Vec::new()).await.map(|_| ())
+    }
+
+    /// Asks the guest to have `memory_mib` MiB in all, waits for at most `patience` until it has, and answers how many
+    /// it has then.
+    pub async fn resize(&self, memory_mib: u32, patience: Duration) -> Result<u32> {
+        let patience_ms = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
+        match self.request(Request::Resize { memory_mib, patience_ms }, Vec::new()).await? {
+            Reply::Memory(mib) => Ok(mib),
+            other => Err(Error::Internal(format!("the VMM answered {other:?} to a request for memory"))),
+        }
     }
 
     /// The VMM's counters.

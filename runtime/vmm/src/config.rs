@@ -10,10 +10,15 @@ use serde::{Deserialize, Serialize};
 pub struct VmConfig {
     /// Name of the VM in logs and process titles: the sandbox's id.
     pub id: String,
-    /// Number of vCPUs, 1 to 32.
+    /// Number of vCPUs that the guest starts with, 1 to 32.
     pub vcpus: u8,
-    /// Guest memory in MiB, at least 32.
+    /// Number of vCPUs that it may bring online while it runs, `vcpus` to 32.
+    pub max_vcpus: u8,
+    /// Memory that the guest boots with, MiB, at least 32.
     pub memory_mib: u32,
+    /// Memory that it may have beyond; without it there is no such device.
+    #[serde(default)]
+    pub hotplug: Option<HotplugConfig>,
     /// Uncompressed x86-64 kernel (ELF `vmlinux`).
     pub kernel: PathBuf,
     /// cpio archive (may be compressed as the kernel allows) with the agent as `/init`.
@@ -38,6 +43,19 @@ pub struct VmConfig {
     /// The control socket that the VMM makes and listens on (mode 0600), see [`crate::control`].
     pub control_socket: PathBuf,
 }
+
+/// The virtio-mem device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HotplugConfig {
+    /// The most, MiB; a multiple of [`HOTPLUG_SLOT_MIB`]. It costs nothing until it is plugged.
+    pub limit_mib: u32,
+    /// How much the guest is to plug as soon as it can, MiB.
+    pub requested_mib: u32,
+}
+
+/// Pluggable memory comes in pieces that Linux can add, MiB.
+pub const HOTPLUG_SLOT_MIB: u32 = 128;
 
 /// One virtio-net device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -143,7 +143,7 @@ fn main() -> ExitCode {
             attached_input, attached_terminal, forwarded_ports, refused_port, urls, wrong_requests;
         events: whole_life, accidents, slow_listener, daemon_ends, by_crictl;
         lists: as_the_unary_calls;
-        limits: of_a_pod;
+        limits: of_a_pod, of_containers;
         metrics: under_load, hung_guest;
         user_namespaces: ids, processes, volumes, refused;
         command_line: run_passes_output_and_code, run_on_the_network, run_refuses, check_of_a_fit_host,

@@ -12,13 +12,17 @@ use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header
 use linux_loader::loader::{Cmdline, KernelLoader, elf::Elf, load_cmdline};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
+use crate::config::VmConfig;
 use crate::layout;
 
 /// Given to every kernel. `quiet` keeps the slow serial port out of the boot; `panic=-1` and ACPI's reset
 /// register turn a panic into an end of the VM at once; KVM's clock makes a TSC watchdog and the timer check
 /// of real hardware pointless; there is no keyboard controller worth probing.
+///
+/// Memory that is plugged is the kernel's to use as it likes, but so that it can go again: most of it is for what can
+/// be moved away, as far as the kernel's own needs allow.
 pub const CMDLINE: &str = "console=ttyS0 quiet loglevel=4 panic=-1 reboot=a tsc=reliable no_timer_check \
-     i8042.noaux i8042.nomux i8042.dumbkbd random.trust_cpu=on";
+     i8042.noaux i8042.nomux i8042.dumbkbd random.trust_cpu=on memory_hotplug.online_policy=auto-movable";
 
 /// Why a VM cannot boot.
 #[derive(Debug, thiserror::Error)]
@@ -83,15 +87,14 @@ pub fn load(
     memory: &GuestMemoryMmap,
     kernel: &Path,
     initramfs: &Path,
-    extra_cmdline: &str,
+    cmdline: &Cmdline,
 ) -> Result<GuestAddress, BootError> {
     let mut file = open("kernel", kernel)?;
     let loaded = Elf::load(memory, None, &mut file, Some(GuestAddress(layout::HIMEM)))
         .map_err(|source| BootError::Kernel { path: kernel.to_owned(), source })?;
     let (ramdisk, ramdisk_bytes) = load_initramfs(memory, initramfs, loaded.kernel_end)?;
 
-    let cmdline = cmdline(extra_cmdline)?;
-    load_cmdline(memory, GuestAddress(layout::CMDLINE), &cmdline)
+    load_cmdline(memory, GuestAddress(layout::CMDLINE), cmdline)
         .map_err(BootError::write("the command line", layout::CMDLINE))?;
     let params = params(memory, ramdisk, ramdisk_bytes);
     LinuxBootConfigurator::write_bootparams(
@@ -128,13 +131,26 @@ fn low_memory_end(memory: &GuestMemoryMmap) -> u64 {
     memory.find_region(GuestAddress(0)).map_or(0, |region| region.len())
 }
 
-fn cmdline(extra: &str) -> Result<Cmdline, BootError> {
+/// The kernel's command line.
+///
+/// # Errors
+/// [`BootError::Cmdline`].
+pub fn cmdline(config: &VmConfig) -> Result<Cmdline, BootError> {
+    let own = match config.vcpus < config.max_vcpus {
+        // The others are brought online when they are needed.
+        true => format!("{CMDLINE} maxcpus={}", config.vcpus),
+        false => CMDLINE.to_owned(),
+    };
+    join(&own, &config.cmdline)
+}
+
+fn join(own: &str, extra: &str) -> Result<Cmdline, BootError> {
     let refuse = |error: linux_loader::cmdline::Error| BootError::Cmdline(error.to_string());
     if let Some(bad) = extra.trim().bytes().find(|byte| !matches!(byte, b' '..=b'~')) {
         return Err(BootError::Cmdline(format!("it contains the byte {bad:#04x}")));
     }
     let mut cmdline = Cmdline::new(layout::CMDLINE_MAX).map_err(refuse)?;
-    cmdline.insert_str(CMDLINE).map_err(refuse)?;
+    cmdline.insert_str(own).map_err(refuse)?;
     if !extra.trim().is_empty() {
         cmdline.insert_str(extra.trim()).map_err(refuse)?;
     }
@@ -222,17 +238,18 @@ mod tests {
 
     #[test]
     fn cmdline_is_bounded() {
-        let text = cmdline("husk.answer=42").unwrap().as_cstring().unwrap();
+        let text = join(CMDLINE, "husk.answer=42").unwrap().as_cstring().unwrap();
         assert!(text.to_str().unwrap().ends_with(" husk.answer=42"));
-        assert!(matches!(cmdline(&"x".repeat(2048)), Err(BootError::Cmdline(_))));
-        assert!(matches!(cmdline("bad\nworse"), Err(BootError::Cmdline(_))));
+        assert!(matches!(join(CMDLINE, &"x".repeat(2048)), Err(BootError::Cmdline(_))));
+        assert!(matches!(join(CMDLINE, "bad\nworse"), Err(BootError::Cmdline(_))));
     }
 
     #[test]
     fn what_is_no_kernel_is_refused() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"MZ no kernel at all").unwrap();
-        let error = load(&memory(32), file.path(), Path::new("/dev/null"), "").unwrap_err();
+        let error =
+            load(&memory(32), file.path(), Path::new("/dev/null"), &join(CMDLINE, "").unwrap()).unwrap_err();
         assert!(matches!(error, BootError::Kernel { .. }), "{error}");
     }
 }

@@ -9,7 +9,8 @@ use super::channel::Channel;
 pub use super::channel::ControlError;
 use super::{Reply, Request, Response};
 
-/// How long a request may take. A detach waits for the disk requests in flight; all else is quick.
+/// How long a request may take. A detach waits for the disk requests in flight and a resize as long as it says; all
+/// else is quick.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// A connection to a VMM.
@@ -27,13 +28,17 @@ impl ControlClient {
         Ok(Self(Channel::new(stream)))
     }
 
-    /// Asks and waits for the answer, 10 s at most each way.
+    /// Asks and waits for the answer, 10 s at most each way, and a resize's patience.
     ///
     /// # Errors
     /// [`ControlError`]; after all but [`ControlError::Refused`] the connection is of no use.
     pub fn request(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Reply, ControlError> {
         self.0.send(request, fds, LIMIT)?;
-        let line = self.0.receive(Some(LIMIT))?.ok_or(ControlError::Closed)?;
+        let patience = match request {
+            Request::Resize { patience_ms, .. } => Duration::from_millis((*patience_ms).into()),
+            _ => Duration::ZERO,
+        };
+        let line = self.0.receive(Some(LIMIT + patience))?.ok_or(ControlError::Closed)?;
         match serde_json::from_slice(&line.text)? {
             Response::Ok(reply) => Ok(reply),
             Response::Error(why) => Err(ControlError::Refused(why)),

@@ -49,6 +49,14 @@ pub enum Request {
     Stop,
     /// [`Reply::Statistics`].
     Statistics,
+    /// Asks the guest to have so much memory, [`Reply::Memory`] tells how much it has. It gives memory back as far and
+    /// as soon as it can, and none of what it booted with.
+    Resize {
+        /// MiB in all.
+        memory_mib: u32,
+        /// How long to wait for the guest, ms; the answer comes then at the latest.
+        patience_ms: u32,
+    },
 }
 
 /// A piece of a disk.
@@ -83,6 +91,8 @@ pub enum Reply {
     State(VmState),
     /// To [`Request::Statistics`].
     Statistics(Statistics),
+    /// To [`Request::Resize`]: MiB.
+    Memory(u32),
 }
 
 /// What the VM is doing.

@@ -2,6 +2,7 @@
 
 pub mod block;
 pub mod fs;
+pub mod mem;
 pub mod net;
 pub mod rng;
 pub mod vsock;

@@ -1,32 +1,57 @@
 //! KVM calls that take addresses of this process.
 
+use std::sync::Arc;
+
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
-use vm_memory::{GuestMemoryRegion, GuestRegionMmap};
+use vm_memory::{Address, GuestMemoryRegion, GuestRegionMmap};
 
-use crate::memory::Memory;
+/// A region of guest memory that stays mapped until the process ends, whoever else lets go of it.
+#[derive(Clone)]
+pub struct Mapped(Arc<GuestRegionMmap>);
 
-/// Gives `region`, which must describe a region of `memory`, to the guest.
-///
-/// # Errors
-/// What KVM says; `EINVAL` when the region is not within `memory`.
-pub fn set_memory_region(
-    vm: &VmFd,
-    memory: &Memory,
-    region: kvm_userspace_memory_region,
-) -> Result<(), kvm_ioctls::Error> {
-    use vm_memory::GuestMemoryBackend;
-    let matches = memory
-        .iter()
-        .any(|part| part.as_ptr() as u64 == region.userspace_addr && part.len() == region.memory_size);
-    if !matches {
-        return Err(kvm_ioctls::Error::new(libc::EINVAL));
+impl Mapped {
+    /// Keeps `region`.
+    pub fn new(region: GuestRegionMmap) -> Self {
+        let region = Arc::new(region);
+        // Never unmapped: a vCPU could run for as long as any descriptor of the VM is open.
+        std::mem::forget(Arc::clone(&region));
+        Self(region)
     }
-    // Never unmapped: a vCPU could run for as long as any descriptor of the VM is open.
-    std::mem::forget(memory.clone());
-    // SAFETY: the address range is a whole mapping of `memory`, which is leaked above and so outlives the VM;
-    // nothing but volatile accesses of vm-memory touches it in this process.
-    unsafe { vm.set_user_memory_region(region) }
+
+    /// The region.
+    pub fn region(&self) -> &Arc<GuestRegionMmap> {
+        &self.0
+    }
+
+    /// Gives it to the guest as memslot `slot`.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub fn give(&self, vm: &VmFd, slot: u32) -> Result<(), kvm_ioctls::Error> {
+        self.set(vm, slot, self.0.len())
+    }
+
+    /// Takes memslot `slot`, which has this region, from the guest.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub fn take(&self, vm: &VmFd, slot: u32) -> Result<(), kvm_ioctls::Error> {
+        self.set(vm, slot, 0)
+    }
+
+    fn set(&self, vm: &VmFd, slot: u32, memory_size: u64) -> Result<(), kvm_ioctls::Error> {
+        let region = kvm_userspace_memory_region {
+            slot,
+            guest_phys_addr: self.0.start_addr().raw_value(),
+            memory_size,
+            userspace_addr: self.0.as_ptr() as u64,
+            flags: 0,
+        };
+        // SAFETY: the address range is a whole mapping (or, with size 0, none), which outlives the VM as `new` says;
+        // nothing but volatile accesses of vm-memory touches it in this process.
+        unsafe { vm.set_user_memory_region(region) }
+    }
 }
 
 /// Asks for huge pages behind a region; the host may have none for it.

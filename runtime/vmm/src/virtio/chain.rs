@@ -1,6 +1,7 @@
 //! Descriptor chains, checked once and as a whole before a device acts on them.
 
 use std::ops::Deref;
+use std::sync::Arc;
 
 use virtio_queue::DescriptorChain;
 use virtio_queue::desc::split::Descriptor;
@@ -40,11 +41,13 @@ struct Range {
     bytes: usize,
 }
 
-/// A chain, as ranges of guest memory that exist.
+/// A chain, as ranges of guest memory that exist: it keeps the memory in which they were found, which outlives what
+/// the guest may unplug of it meanwhile.
 #[derive(Clone, Debug)]
 pub struct Chain {
     /// Index by which it is given back.
     pub head: u16,
+    memory: Arc<GuestMemoryMmap>,
     readable: Vec<Range>,
     writable: Vec<Range>,
     readable_bytes: usize,
@@ -56,13 +59,14 @@ impl Chain {
     ///
     /// # Errors
     /// [`ChainError`].
-    pub fn parse<M>(memory: &GuestMemoryMmap, chain: DescriptorChain<M>) -> Result<Self, ChainError>
+    pub fn parse<M>(memory: Arc<GuestMemoryMmap>, chain: DescriptorChain<M>) -> Result<Self, ChainError>
     where
         M: Deref,
         M::Target: GuestMemory,
     {
         let mut parsed = Self {
             head: chain.head_index(),
+            memory,
             readable: Vec::new(),
             writable: Vec::new(),
             readable_bytes: 0,
@@ -70,7 +74,7 @@ impl Chain {
         };
         let mut last: Option<Descriptor> = None;
         for descriptor in chain {
-            parsed.add(memory, descriptor)?;
+            parsed.add(descriptor)?;
             last = Some(descriptor);
         }
         // The iterator stops without a word at what it cannot follow.
@@ -80,7 +84,7 @@ impl Chain {
         }
     }
 
-    fn add(&mut self, memory: &GuestMemoryMmap, descriptor: Descriptor) -> Result<(), ChainError> {
+    fn add(&mut self, descriptor: Descriptor) -> Result<(), ChainError> {
         if self.readable.len() + self.writable.len() == MAX_DESCRIPTORS {
             return Err(ChainError::TooLong);
         }
@@ -90,7 +94,7 @@ impl Chain {
             return Ok(());
         }
         if range.address.checked_add(u64::from(descriptor.len())).is_none()
-            || !GuestMemoryBackend::check_range(memory, range.address, range.bytes)
+            || !GuestMemoryBackend::check_range(&*self.memory, range.address, range.bytes)
         {
             return Err(bad);
         }
@@ -117,38 +121,28 @@ impl Chain {
     }
 
     /// `bytes` bytes of the readable part from `offset` on; fewer when it is shorter.
-    pub fn readable<'a>(
-        &self,
-        memory: &'a GuestMemoryMmap,
-        offset: usize,
-        bytes: usize,
-    ) -> Vec<VolatileSlice<'a>> {
-        slices(memory, &self.readable, offset, bytes)
+    pub fn readable(&self, offset: usize, bytes: usize) -> Vec<VolatileSlice<'_>> {
+        slices(&self.memory, &self.readable, offset, bytes)
     }
 
     /// `bytes` bytes of the writable part from `offset` on; fewer when it is shorter.
-    pub fn writable<'a>(
-        &self,
-        memory: &'a GuestMemoryMmap,
-        offset: usize,
-        bytes: usize,
-    ) -> Vec<VolatileSlice<'a>> {
-        slices(memory, &self.writable, offset, bytes)
+    pub fn writable(&self, offset: usize, bytes: usize) -> Vec<VolatileSlice<'_>> {
+        slices(&self.memory, &self.writable, offset, bytes)
     }
 
     /// Copies from the readable part; false when it is shorter.
-    pub fn read(&self, memory: &GuestMemoryMmap, offset: usize, into: &mut [u8]) -> bool {
+    pub fn read(&self, offset: usize, into: &mut [u8]) -> bool {
         let mut done = 0;
-        for slice in self.readable(memory, offset, into.len()) {
+        for slice in self.readable(offset, into.len()) {
             done += slice.copy_to(&mut into[done..]);
         }
         done == into.len()
     }
 
     /// Copies to the writable part; false when it is shorter.
-    pub fn write(&self, memory: &GuestMemoryMmap, offset: usize, from: &[u8]) -> bool {
+    pub fn write(&self, offset: usize, from: &[u8]) -> bool {
         let mut done = 0;
-        for slice in self.writable(memory, offset, from.len()) {
+        for slice in self.writable(offset, from.len()) {
             slice.copy_from(&from[done..]);
             done += slice.len().min(from.len() - done);
         }
@@ -216,7 +210,7 @@ mod tests {
         mock.avail().idx().store(1);
         let mut queue: Queue = mock.create_queue().unwrap();
         let chain = queue.iter(memory).unwrap().next().unwrap();
-        Chain::parse(memory, chain)
+        Chain::parse(Arc::new(memory.clone()), chain)
     }
 
     #[test]
@@ -225,13 +219,13 @@ mod tests {
         memory.write_slice(b"0123456789", GuestAddress(0x7ffb)).unwrap();
         let chain = parse(&memory, &[(0x7ffb, 10, NEXT, 1), (0x9000, 4, WRITE, 0)]).unwrap();
         assert_eq!((chain.readable_bytes(), chain.writable_bytes()), (10, 4));
-        assert_eq!(chain.readable(&memory, 0, 10).len(), 2);
+        assert_eq!(chain.readable(0, 10).len(), 2);
         let mut bytes = [0; 6];
-        assert!(chain.read(&memory, 3, &mut bytes));
+        assert!(chain.read(3, &mut bytes));
         assert_eq!(&bytes, b"345678");
-        assert!(!chain.read(&memory, 5, &mut bytes));
-        assert!(chain.write(&memory, 1, b"ab"));
-        assert!(!chain.write(&memory, 1, b"abcd"));
+        assert!(!chain.read(5, &mut bytes));
+        assert!(chain.write(1, b"ab"));
+        assert!(!chain.write(1, b"abcd"));
         assert_eq!(memory.read_obj::<u8>(GuestAddress(0x9002)).unwrap(), b'b');
     }
 

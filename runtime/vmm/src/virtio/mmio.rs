@@ -5,6 +5,7 @@
 
 use event_manager::SubscriberId;
 use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::worker::WorkerHandle;
@@ -269,7 +270,8 @@ impl MmioTransport {
         if self.interrupt.status() & (status::NEEDS_RESET | status::FAILED) != 0 {
             return;
         }
-        if let Some(index) = self.queues.iter().position(|queue| !queue.is_valid(&*self.memory)) {
+        let memory = self.memory.memory();
+        if let Some(index) = self.queues.iter().position(|queue| !queue.is_valid(&*memory)) {
             return self.interrupt.needs_reset(&format_args!("queue {index} is not ready or not in memory"));
         }
         let device = match std::mem::replace(&mut self.place, Place::Lost) {

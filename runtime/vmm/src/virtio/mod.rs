@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestAddressSpace;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -120,8 +121,9 @@ impl VirtQueue {
     /// [`QueueError`] when the driver's ring is impossible; the device needs a reset then.
     pub fn pop(&mut self) -> Result<Option<Chain>, QueueError> {
         use virtio_queue::QueueOwnedT;
-        let Some(chain) = self.queue.iter(&*self.memory)?.next() else { return Ok(None) };
-        Ok(Some(Chain::parse(&self.memory, chain)?))
+        let memory = self.memory.memory().into_inner();
+        let Some(chain) = self.queue.iter(&*memory)?.next() else { return Ok(None) };
+        Ok(Some(Chain::parse(Arc::clone(&memory), chain)?))
     }
 
     /// Puts back what was popped last, to be popped again later.
@@ -135,7 +137,7 @@ impl VirtQueue {
     /// # Errors
     /// [`QueueError::Queue`].
     pub fn give_back(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
-        Ok(self.queue.add_used(&*self.memory, head, written)?)
+        Ok(self.queue.add_used(&*self.memory.memory(), head, written)?)
     }
 
     /// Interrupts the driver if it wants to know of what was given back.
@@ -143,7 +145,7 @@ impl VirtQueue {
     /// # Errors
     /// [`QueueError::Queue`].
     pub fn notify(&mut self) -> Result<(), QueueError> {
-        if self.queue.needs_notification(&*self.memory)? {
+        if self.queue.needs_notification(&*self.memory.memory())? {
             self.interrupt.signal_queue();
         }
         Ok(())
@@ -154,7 +156,7 @@ impl VirtQueue {
     /// # Errors
     /// [`QueueError::Queue`].
     pub fn listen(&mut self) -> Result<bool, QueueError> {
-        Ok(self.queue.enable_notification(&*self.memory)?)
+        Ok(self.queue.enable_notification(&*self.memory.memory())?)
     }
 
     /// Wakes this queue's device again, for work left over when its share of time was up.

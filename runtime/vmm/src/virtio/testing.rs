@@ -6,7 +6,7 @@ use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use virtio_queue::mock::MockSplitQueue;
 use virtio_queue::{Queue, QueueOwnedT};
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryMmap};
 
 use super::{Activation, Chain, ChainError, Interrupt, VirtQueue};
 use crate::memory::Memory;
@@ -72,7 +72,7 @@ impl<'a> Driver<'a> {
     pub fn chain(&self, parts: &[(u64, u32, bool)]) -> Result<Chain, ChainError> {
         self.offer(0, 0, parts);
         let mut queue: Queue = self.ring.create_queue().unwrap();
-        Chain::parse(self.memory, queue.iter(self.memory).unwrap().next().unwrap())
+        Chain::parse(Arc::new(self.memory.clone()), queue.iter(self.memory).unwrap().next().unwrap())
     }
 
     /// How many chains the device has given back, and the last one's head and length.
@@ -88,9 +88,9 @@ pub fn activation(memory: &Memory, queues: u64, features: u64) -> Activation {
     let interrupt = Interrupt::detached().unwrap();
     let queues = (0..queues)
         .map(|number| {
-            let queue = Driver::numbered(memory, number).ring.create_queue().unwrap();
-            VirtQueue::for_test(queue, Arc::clone(memory), interrupt.clone())
+            let queue = Driver::numbered(&memory.memory(), number).ring.create_queue().unwrap();
+            VirtQueue::for_test(queue, memory.clone(), interrupt.clone())
         })
         .collect();
-    Activation { memory: Arc::clone(memory), features, queues, interrupt }
+    Activation { memory: memory.clone(), features, queues, interrupt }
 }

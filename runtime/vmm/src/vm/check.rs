@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::VmConfig;
+use crate::config::{HOTPLUG_SLOT_MIB, VmConfig};
 use crate::devices::fs;
 use crate::devices::net::parse_mac;
 use crate::layout;
@@ -15,8 +15,10 @@ const MIN_MEMORY_MIB: u32 = 32;
 const MIN_MTU: u16 = 68;
 /// Ids 0 to 2 are the hypervisor, the local machine and the host.
 const MIN_CID: u32 = 3;
-/// Devices besides slots and interfaces: rng, vsock and fs.
-const FIXED_DEVICES: usize = 3;
+/// The most pluggable memory: guest addresses must stay below what processors have.
+const MAX_HOTPLUG_MIB: u32 = 1 << 20;
+/// Devices besides slots and interfaces: rng, vsock, fs and pluggable memory.
+const FIXED_DEVICES: usize = 4;
 
 /// Why a description is refused.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +78,19 @@ fn check(config: &VmConfig) -> Result<(), ConfigError> {
     if !(1..=MAX_VCPUS).contains(&config.vcpus) {
         return value("vcpus", config.vcpus, format!("1 to {MAX_VCPUS}"));
     }
+    if !(config.vcpus..=MAX_VCPUS).contains(&config.max_vcpus) {
+        return value("max_vcpus", config.max_vcpus, format!("vcpus to {MAX_VCPUS}"));
+    }
+    if let Some(hotplug) = &config.hotplug {
+        let limit = hotplug.limit_mib;
+        if limit == 0 || limit > MAX_HOTPLUG_MIB || !limit.is_multiple_of(HOTPLUG_SLOT_MIB) {
+            let wanted = format!("a multiple of {HOTPLUG_SLOT_MIB}, at most {MAX_HOTPLUG_MIB}");
+            return value("hotplug.limit_mib", limit, wanted);
+        }
+        if hotplug.requested_mib > limit {
+            return value("hotplug.requested_mib", hotplug.requested_mib, "no more than hotplug.limit_mib");
+        }
+    }
     if config.memory_mib < MIN_MEMORY_MIB {
         return value("memory_mib", config.memory_mib, format!("at least {MIN_MEMORY_MIB}"));
     }
@@ -114,7 +129,8 @@ mod tests {
 
     fn good() -> Value {
         json!({
-            "id": "pod", "vcpus": 2, "memory_mib": 128, "kernel": "/k", "initramfs": "/i", "cmdline": "",
+            "id": "pod", "vcpus": 2, "max_vcpus": 4, "memory_mib": 128,
+            "hotplug": {"limit_mib": 256, "requested_mib": 100}, "kernel": "/k", "initramfs": "/i", "cmdline": "",
             "console_log": "/c", "console_log_limit": 65536, "block_slots": 4,
             "nets": [{"tap_fd": 3, "mac": "02:42:ac:11:00:02", "mtu": 1500}],
             "vsock": {"cid": 3, "socket": "/v"}, "control_socket": "/s", "fs_tag": "husk"
@@ -139,8 +155,14 @@ mod tests {
             ("/vcpus", json!(0), "vcpus is 0"),
             ("/vcpus", json!(33), "vcpus is 33"),
             ("/vcpus", json!(300), "300"),
+            ("/max_vcpus", json!(1), "max_vcpus is 1"),
+            ("/max_vcpus", json!(33), "max_vcpus is 33"),
+            ("/hotplug/limit_mib", json!(0), "hotplug.limit_mib is 0"),
+            ("/hotplug/limit_mib", json!(200), "hotplug.limit_mib is 200"),
+            ("/hotplug/limit_mib", json!(2 << 20), "hotplug.limit_mib is 2097152"),
+            ("/hotplug/requested_mib", json!(257), "hotplug.requested_mib is 257"),
             ("/memory_mib", json!(31), "memory_mib is 31"),
-            ("/block_slots", json!(17), "block_slots is 17"),
+            ("/block_slots", json!(15), "block_slots is 15"),
             ("/fs_tag", json!(""), "fs_tag is \"\""),
             ("/fs_tag", json!("t".repeat(37)), "1 to 36 bytes"),
             ("/nets/0/mac", json!("nonsense"), "nets[0].mac is \"nonsense\""),

@@ -13,6 +13,7 @@ use crate::control::channel::{Channel, ControlError, Line};
 use crate::control::{Extent, Reply, Request, Response, VmState};
 use crate::devices::block::{Medium, MediumError, Slot, SlotError};
 use crate::devices::fs::{Share, ShareError};
+use crate::devices::mem::Plug;
 use crate::fact;
 use crate::power::{Exit, ExitCell};
 use crate::statistics;
@@ -22,6 +23,8 @@ use crate::vcpu::Vcpus;
 const MAX_CLIENTS: usize = 16;
 /// A client that does not take its answer is given up.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// The longest wait for the guest to take or give memory.
+const MAX_PATIENCE: Duration = Duration::from_secs(60);
 /// After a failure to accept, for want of descriptors most likely.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -31,6 +34,8 @@ pub struct Vm {
     vcpus: Mutex<Vcpus>,
     slots: Vec<Arc<Slot>>,
     share: Arc<Share>,
+    /// With the memory that the guest booted with, MiB.
+    plug: Option<(Arc<Plug>, u32)>,
     counters: statistics::Shared,
     exit: ExitCell,
     clients: AtomicUsize,
@@ -47,6 +52,10 @@ enum Refusal {
     Slot(#[from] SlotError),
     #[error(transparent)]
     Share(#[from] ShareError),
+    #[error("the VM's memory cannot be resized: its configuration has no hotplug")]
+    NoHotplug,
+    #[error("memory of {asked} MiB is more than the {most} MiB that the VM can have (hotplug.limit_mib)")]
+    TooLarge { asked: u32, most: u32 },
     #[error("{got} descriptors came with a request that takes {wanted}")]
     Fds { got: usize, wanted: &'static str },
 }
@@ -57,10 +66,11 @@ impl Vm {
         vcpus: Vcpus,
         slots: Vec<Arc<Slot>>,
         share: Arc<Share>,
+        plug: Option<(Arc<Plug>, u32)>,
         counters: statistics::Shared,
         exit: ExitCell,
     ) -> Self {
-        Self { vcpus: Mutex::new(vcpus), slots, share, counters, exit, clients: AtomicUsize::new(0) }
+        Self { vcpus: Mutex::new(vcpus), slots, share, plug, counters, exit, clients: AtomicUsize::new(0) }
     }
 
     fn slot(&self, slot: u8) -> Result<&Slot, Refusal> {
@@ -81,6 +91,17 @@ impl Vm {
         Ok(place.attach(medium)?)
     }
 
+    fn resize(&self, memory_mib: u32, patience: Duration) -> Result<u32, Refusal> {
+        let (plug, boot_mib) = self.plug.as_ref().ok_or(Refusal::NoHotplug)?;
+        let mib = |bytes: u64| u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
+        let most = boot_mib.saturating_add(mib(plug.limit()));
+        if memory_mib > most {
+            return Err(Refusal::TooLarge { asked: memory_mib, most });
+        }
+        let beyond = u64::from(memory_mib.saturating_sub(*boot_mib)) << 20;
+        Ok(boot_mib.saturating_add(mib(plug.resize(beyond, patience.min(MAX_PATIENCE)))))
+    }
+
     fn serve(&self, request: Request, fds: Vec<OwnedFd>) -> Result<Reply, Refusal> {
         let wanted = match request {
             Request::Attach { .. } => None,
@@ -95,6 +116,10 @@ impl Vm {
             Request::State => {
                 let paused = vcpus().paused();
                 return Ok(Reply::State(if paused { VmState::Paused } else { VmState::Running }));
+            }
+            Request::Resize { memory_mib, patience_ms } => {
+                let patience = Duration::from_millis(patience_ms.into());
+                return self.resize(memory_mib, patience).map(Reply::Memory);
             }
             Request::Statistics => return Ok(Reply::Statistics(self.counters.snapshot())),
             Request::Attach { slot, read_only, extents } => self.attach(slot, read_only, &extents, fds)?,

@@ -11,11 +11,12 @@ use super::kvm::KvmError;
 use crate::config::VmConfig;
 use crate::devices::block::{Block, Slot};
 use crate::devices::fs::{Fs, Share};
+use crate::devices::mem::{Mem, Plug};
 use crate::devices::net::{Net, TapError, parse_mac};
 use crate::devices::rng::Rng;
 use crate::devices::vsock::Vsock;
 use crate::layout;
-use crate::memory::Memory;
+use crate::memory::{Memory, Ram, Region};
 use crate::power::ExitCell;
 use crate::statistics;
 use crate::virtio::{
@@ -55,6 +56,8 @@ pub struct Devices {
     pub slots: Vec<Arc<Slot>>,
     /// The file system device's place for a server.
     pub share: Arc<Share>,
+    /// The memory device's place for the host's requests.
+    pub plug: Option<Arc<Plug>>,
 }
 
 struct Builder<'a> {
@@ -80,8 +83,7 @@ impl Builder<'_> {
         interrupt: Interrupt,
     ) -> Result<(), DeviceError> {
         let window = layout::mmio_window(self.transports.len());
-        let transport =
-            MmioTransport::new(identity, device, worker.clone(), Arc::clone(self.memory), interrupt)?;
+        let transport = MmioTransport::new(identity, device, worker.clone(), self.memory.clone(), interrupt)?;
         for (queue, kick) in transport.kicks().iter().enumerate() {
             self.vm
                 .register_ioevent(kick, &IoEventAddress::Mmio(window + QUEUE_NOTIFY), queue as u32)
@@ -93,20 +95,20 @@ impl Builder<'_> {
 }
 
 /// Makes the devices of `config`. Disks have a thread of their own, because their requests may wait for the
-/// host's disk; all others never wait.
+/// host's disk, and so has pluggable memory, which may wait for the volumes' server; all others never wait.
 ///
 /// # Errors
 /// [`DeviceError`].
 pub fn build(
     config: &VmConfig,
-    vm: &VmFd,
-    memory: &Memory,
+    vm: &Arc<VmFd>,
+    ram: &Ram,
     counters: &statistics::Shared,
     exit: &ExitCell,
 ) -> Result<Devices, DeviceError> {
     let io = Worker::start("io", exit.clone())?.handle();
     let disks = Worker::start("block", exit.clone())?.handle();
-    let mut builder = Builder { vm, memory, transports: Vec::new() };
+    let mut builder = Builder { vm, memory: &ram.memory, transports: Vec::new() };
 
     let interrupt = builder.interrupt()?;
     builder.add(Rng::identity(), Box::new(Rng::default()), &io, interrupt)?;
@@ -130,6 +132,20 @@ pub fn build(
         builder.add(Fs::identity(tag), Box::new(Fs::new(Arc::clone(&share))?), &io, interrupt)?;
     }
 
+    let mut plug = None;
+    if let Some(hotplug) = &config.hotplug {
+        let worker = Worker::start("memory", exit.clone())?.handle();
+        let interrupt = builder.interrupt()?;
+        let served = Arc::clone(&share);
+        let listener = move |memory: &_| served.memory_changes(memory).map_err(|error| error.to_string());
+        let [limit, requested] = [hotplug.limit_mib, hotplug.requested_mib].map(|mib| u64::from(mib) << 20);
+        let region = Region::new(ram, Arc::clone(vm), limit, Box::new(listener));
+        let shared = Arc::new(Plug::new(region, requested, interrupt.clone()));
+        let device = Box::new(Mem::new(Arc::clone(&shared)));
+        builder.add(Mem::identity(&shared), device, &worker, interrupt)?;
+        plug = Some(shared);
+    }
+
     let mut slots = Vec::new();
     for number in 0..config.block_slots {
         let interrupt = builder.interrupt()?;
@@ -140,5 +156,5 @@ pub fn build(
         builder.add(identity, Box::new(device), &disks, interrupt)?;
         slots.push(slot);
     }
-    Ok(Devices { transports: builder.transports, slots, share })
+    Ok(Devices { transports: builder.transports, slots, share, plug })
 }

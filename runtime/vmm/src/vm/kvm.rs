@@ -1,11 +1,13 @@
 //! The VM as KVM knows it: memory, interrupt controllers, vCPUs.
 
+use std::sync::Arc;
+
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use vm_memory::GuestAddress;
 
 use crate::boot::{cpuid, registers};
 use crate::layout;
-use crate::memory::{self, Memory, MemoryError};
+use crate::memory::{MemoryError, Ram};
 
 /// Why KVM gives no VM.
 #[derive(Debug, thiserror::Error)]
@@ -43,15 +45,15 @@ impl KvmError {
 pub struct Machine {
     kvm: Kvm,
     /// The VM.
-    pub vm: VmFd,
+    pub vm: Arc<VmFd>,
 }
 
 impl Machine {
-    /// Makes a VM with `memory`.
+    /// Makes a VM that boots with `ram`.
     ///
     /// # Errors
     /// [`KvmError`].
-    pub fn new(memory: &Memory) -> Result<Self, KvmError> {
+    pub fn new(ram: &Ram) -> Result<Self, KvmError> {
         let kvm = Kvm::new().map_err(KvmError::Open)?;
         for (capability, name) in [
             (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
@@ -67,13 +69,13 @@ impl Machine {
             }
         }
         let vm = kvm.create_vm().map_err(KvmError::call("making a VM"))?;
-        memory::register(&vm, memory)?;
+        ram.register(&vm)?;
         // Three pages that Intel's processors need where the guest has no memory.
         vm.set_identity_map_address(layout::IDENTITY_MAP)
             .map_err(KvmError::call("placing the identity map"))?;
         vm.set_tss_address(layout::KVM_TSS).map_err(KvmError::call("placing the TSS"))?;
         vm.create_irq_chip().map_err(KvmError::call("making the interrupt controllers"))?;
-        Ok(Self { kvm, vm })
+        Ok(Self { kvm, vm: Arc::new(vm) })
     }
 
     /// Makes `count` vCPUs, the first of which starts at `entry`.

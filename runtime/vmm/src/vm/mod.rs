@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
 
 pub use check::{ConfigError, load_config};
@@ -18,7 +19,7 @@ pub use kvm::KvmError;
 use crate::boot::{self, BootError, registers};
 use crate::config::VmConfig;
 use crate::console::Console;
-use crate::memory::{self, MemoryError};
+use crate::memory::{MemoryError, Ram};
 use crate::mmio_bus::MmioBus;
 use crate::pio::Ports;
 use crate::power::ExitCell;
@@ -60,15 +61,17 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
     let exit = ExitCell::default();
     let counters = statistics::Shared::default();
 
-    let memory = memory::allocate(config.memory_mib)?;
-    let entry = boot::load(&memory, &config.kernel, &config.initramfs, &config.cmdline)?;
-    let machine = kvm::Machine::new(&memory)?;
-    let devices = devices::build(config, &machine.vm, &memory, &counters, &exit)?;
-    acpi::write(&memory, config.vcpus, devices.transports.len())?;
+    let ram = Ram::new(config.memory_mib, config.hotplug.as_ref().map_or(0, |hotplug| hotplug.limit_mib))?;
+    let memory = ram.memory.memory();
+    let cmdline = boot::cmdline(config)?;
+    let entry = boot::load(&memory, &config.kernel, &config.initramfs, &cmdline)?;
+    let machine = kvm::Machine::new(&ram)?;
+    let devices = devices::build(config, &machine.vm, &ram, &counters, &exit)?;
+    acpi::write(&memory, config.max_vcpus, devices.transports.len())?;
     registers::write_tables(&memory)?;
     let console = console(config, &machine)?;
     let ports = Arc::new(Ports::new(console, exit.clone()));
-    let vcpus = machine.vcpus(config.vcpus, entry)?;
+    let vcpus = machine.vcpus(config.max_vcpus, entry)?;
 
     let socket = control::listen(&config.control_socket)
         .map_err(|source| VmError::Control { path: config.control_socket.clone(), source })?;
@@ -79,8 +82,15 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
         counters: counters.clone(),
     };
     let vcpus = Vcpus::start(vcpus, &world).map_err(VmError::Threads)?;
-    control::serve(socket, control::Vm::new(vcpus, devices.slots, devices.share, counters, exit.clone()))
-        .map_err(VmError::Threads)?;
+    let vm = control::Vm::new(
+        vcpus,
+        devices.slots,
+        devices.share,
+        devices.plug.map(|plug| (plug, config.memory_mib)),
+        counters,
+        exit.clone(),
+    );
+    control::serve(socket, vm).map_err(VmError::Threads)?;
     end_on_termination(exit.clone()).map_err(VmError::Threads)?;
 
     let end = exit.wait();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use husk_vmm::config::{NetConfig, VmConfig, VsockConfig};
+use husk_vmm::config::{HotplugConfig, NetConfig, VmConfig, VsockConfig};
 use husk_vmm::control::client::{ControlClient, ControlError};
 use husk_vmm::control::{Extent, Reply, Request, Statistics};
 use tempfile::TempDir;
@@ -39,7 +39,9 @@ pub fn config(dir: &Path) -> VmConfig {
     VmConfig {
         id: "boot-test".to_owned(),
         vcpus: 2,
+        max_vcpus: 3,
         memory_mib: 256,
+        hotplug: Some(HotplugConfig { limit_mib: 1024, requested_mib: 0 }),
         kernel: kernel(),
         initramfs: dir.join("initramfs.cpio"),
         cmdline: "husk.test=1".to_owned(),
@@ -74,9 +76,14 @@ impl Machine {
 
     /// Boots a VM.
     pub fn boot_with(nets: Vec<NetConfig>) -> Self {
+        Self::boot_changed(|config| config.nets = nets)
+    }
+
+    /// Boots a VM whose description is changed first.
+    pub fn boot_changed(change: impl FnOnce(&mut VmConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config = config(dir.path());
-        config.nets = nets;
+        change(&mut config);
         crate::initramfs::write(&config.initramfs);
         let ready = UnixListener::bind(dir.path().join(format!("vsock.sock_{}", guest::READY_PORT))).unwrap();
         let began = Instant::now();

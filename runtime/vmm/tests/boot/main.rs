@@ -17,6 +17,7 @@ mod life;
 mod machine;
 mod network;
 mod refusals;
+mod resize;
 mod sockets;
 
 type Test = (&'static str, fn());
@@ -27,6 +28,7 @@ const TESTS: &[&[Test]] = &[
     disks::TESTS,
     sockets::TESTS,
     network::TESTS,
+    resize::TESTS,
     ends::TESTS,
     figures::TESTS,
 ];

@@ -77,7 +77,7 @@ impl Block {
                 return queue.notify();
             };
             let medium = self.slot.medium();
-            let answer = request::serve(&active.memory, &chain, medium.as_deref(), &self.serial, write_back);
+            let answer = request::serve(&chain, medium.as_deref(), &self.serial, write_back);
             self.count(answer.as_ref().map(|answer| answer.outcome));
             queue.give_back(chain.head, answer.map_or(0, |answer| answer.bytes))?;
         }

@@ -5,7 +5,6 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
     VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 };
-use vm_memory::GuestMemoryMmap;
 
 use super::medium::Medium;
 use super::{MAX_DISCARD_SECTORS, MAX_REQUEST, MAX_ZEROES_SECTORS, SECTOR};
@@ -43,16 +42,10 @@ pub struct Answer {
 }
 
 /// Serves the request in `chain`. None when there is no room for even a status.
-pub fn serve(
-    memory: &GuestMemoryMmap,
-    chain: &Chain,
-    medium: Option<&Medium>,
-    serial: &str,
-    write_back: bool,
-) -> Option<Answer> {
+pub fn serve(chain: &Chain, medium: Option<&Medium>, serial: &str, write_back: bool) -> Option<Answer> {
     let status_at = chain.writable_bytes().checked_sub(1)?;
-    let (outcome, filled) = match Header::read(memory, chain) {
-        Some(header) => run(memory, chain, &header, status_at, medium, serial, write_back),
+    let (outcome, filled) = match Header::read(chain) {
+        Some(header) => run(chain, &header, status_at, medium, serial, write_back),
         None => (Outcome::Failed, 0),
     };
     let status = match outcome {
@@ -60,7 +53,7 @@ pub fn serve(
         Outcome::Failed => VIRTIO_BLK_S_IOERR,
         Outcome::Unsupported => VIRTIO_BLK_S_UNSUPP,
     };
-    chain.write(memory, status_at, &[status as u8]).then_some(())?;
+    chain.write(status_at, &[status as u8]).then_some(())?;
     // The used length counts from the start of the writable part; its status byte is the last.
     let bytes = if filled == status_at { filled + 1 } else { filled };
     Some(Answer { bytes: u32::try_from(bytes).unwrap_or(u32::MAX), outcome })
@@ -72,9 +65,9 @@ struct Header {
 }
 
 impl Header {
-    fn read(memory: &GuestMemoryMmap, chain: &Chain) -> Option<Self> {
+    fn read(chain: &Chain) -> Option<Self> {
         let mut bytes = [0; HEADER];
-        chain.read(memory, 0, &mut bytes).then_some(())?;
+        chain.read(0, &mut bytes).then_some(())?;
         let (kind, rest) = bytes.split_first_chunk::<4>()?;
         let (_reserved, sector) = rest.split_first_chunk::<4>()?;
         Some(Self { kind: u32::from_le_bytes(*kind), sector: u64::from_le_bytes(sector.try_into().ok()?) })
@@ -83,7 +76,6 @@ impl Header {
 
 /// The outcome, and how many bytes of the writable part before the status are filled.
 fn run(
-    memory: &GuestMemoryMmap,
     chain: &Chain,
     header: &Header,
     room: usize,
@@ -96,11 +88,11 @@ fn run(
         VIRTIO_BLK_T_GET_ID => {
             let mut id = [0; VIRTIO_BLK_ID_BYTES as usize];
             id.iter_mut().zip(serial.bytes()).for_each(|(to, from)| *to = from);
-            let done = room == id.len() && chain.write(memory, 0, &id);
+            let done = room == id.len() && chain.write(0, &id);
             return if done { (DONE, id.len()) } else { (Outcome::Failed, 0) };
         }
         VIRTIO_BLK_T_IN => {
-            let outcome = medium.and_then(|medium| read(memory, chain, medium, header.sector, room));
+            let outcome = medium.and_then(|medium| read(chain, medium, header.sector, room));
             return outcome.map_or((Outcome::Failed, 0), |outcome| (outcome, room));
         }
         _ => {}
@@ -108,7 +100,7 @@ fn run(
     let outcome = match header.kind {
         VIRTIO_BLK_T_OUT => writable(medium).and_then(|medium| {
             let start = start(medium, header.sector, data)?;
-            medium.write(start, data, |at, bytes| chain.readable(memory, HEADER + at, bytes)).ok()?;
+            medium.write(start, data, |at, bytes| chain.readable(HEADER + at, bytes)).ok()?;
             if !write_back {
                 medium.flush().ok()?;
             }
@@ -116,7 +108,7 @@ fn run(
         }),
         VIRTIO_BLK_T_FLUSH => medium.and_then(|medium| medium.flush().ok()).map(|()| DONE),
         VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES => {
-            writable(medium).and_then(|medium| clear(memory, chain, medium, header.kind, data))
+            writable(medium).and_then(|medium| clear(chain, medium, header.kind, data))
         }
         _ => Some(Outcome::Unsupported),
     };
@@ -135,28 +127,16 @@ fn start(medium: &Medium, sector: u64, bytes: usize) -> Option<u64> {
     good.then_some(start)
 }
 
-fn read(
-    memory: &GuestMemoryMmap,
-    chain: &Chain,
-    medium: &Medium,
-    sector: u64,
-    room: usize,
-) -> Option<Outcome> {
+fn read(chain: &Chain, medium: &Medium, sector: u64, room: usize) -> Option<Outcome> {
     let start = start(medium, sector, room)?;
-    medium.read(start, room, |at, bytes| chain.writable(memory, at, bytes)).ok()?;
+    medium.read(start, room, |at, bytes| chain.writable(at, bytes)).ok()?;
     Some(Outcome::Ok { read: room, written: 0 })
 }
 
 /// Discard and write-zeroes: one segment, as the configuration says.
-fn clear(
-    memory: &GuestMemoryMmap,
-    chain: &Chain,
-    medium: &Medium,
-    kind: u32,
-    data: usize,
-) -> Option<Outcome> {
+fn clear(chain: &Chain, medium: &Medium, kind: u32, data: usize) -> Option<Outcome> {
     let mut segment = [0; SEGMENT];
-    if data != SEGMENT || !chain.read(memory, HEADER, &mut segment) {
+    if data != SEGMENT || !chain.read(HEADER, &mut segment) {
         return None;
     }
     let (sector, rest) = segment.split_first_chunk::<8>()?;

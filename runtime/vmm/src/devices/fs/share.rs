@@ -1,6 +1,6 @@
 //! The place where the device's driver and its server meet.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,13 +9,15 @@ use vhost::vhost_user::message::VhostUserVirtioFeatures;
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use virtio_queue::QueueT;
-use vm_memory::{GuestAddress, GuestMemoryBackend};
+use vm_memory::{Address, GuestAddressSpace, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::virtio::{Activation, VirtQueue};
 
 /// How long the server may take over each message.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The most ranges of memory that a server must take (vhost-user, "Memory region").
+const MAX_RANGES: usize = 8;
 
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
@@ -32,9 +34,12 @@ pub enum ShareError {
     /// The server does not do what the driver was promised.
     #[error("the file system server lacks virtio features {0:#x}")]
     Features(u64),
-    /// The driver's rings are not in memory.
-    #[error("the guest's queue {0} of the file system device is not in its memory")]
-    Queue(usize),
+    /// It is in more pieces than every server takes.
+    #[error("the guest's memory is in {0} pieces; a file system server takes {MAX_RANGES}")]
+    Pieces(usize),
+    /// It is not in a file, or too far in it.
+    #[error("the guest's memory cannot be shared with the file system server")]
+    Memory,
     /// The conversation with the server.
     #[error("{action} the file system server: {source}")]
     Server {
@@ -54,6 +59,8 @@ struct State {
     driver: Option<Driver>,
     /// Serves as long as the connection is open.
     server: Option<Frontend>,
+    /// What the guest has, if that has changed since the driver came.
+    memory: Option<GuestMemoryMmap>,
 }
 
 struct Driver {
@@ -100,10 +107,60 @@ impl Share {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut server = Frontend::from_stream(stream, super::QUEUE_SIZES.len() as u64);
-        driver.introduce(&mut server)?;
+        match &state.memory {
+            Some(memory) => driver.introduce(&mut server, memory)?,
+            None => driver.introduce(&mut server, &driver.activation.memory.memory())?,
+        }
         state.server = Some(server);
         Ok(())
     }
+}
+
+impl Share {
+    /// Tells the server, now or when it comes, that from now on `memory` is the guest's.
+    ///
+    /// # Errors
+    /// [`ShareError`] when it cannot follow: it still knows the earlier memory then.
+    pub fn memory_changes(&self, memory: &GuestMemoryMmap) -> Result<(), ShareError> {
+        let mut state = self.state();
+        let ranges = ranges(memory)?;
+        if let Some(server) = &state.server {
+            server.set_mem_table(&ranges).map_err(failed("giving memory to"))?;
+        }
+        state.memory = Some(memory.clone());
+        Ok(())
+    }
+}
+
+/// The guest's memory in as few ranges as can be. The server finds rings by addresses of this process; the guest's own
+/// do as well, as long as both sides use the same, and tell it nothing of this process.
+fn ranges(memory: &GuestMemoryMmap) -> Result<Vec<VhostUserMemoryRegionInfo>, ShareError> {
+    let mut ranges: Vec<VhostUserMemoryRegionInfo> = Vec::new();
+    for region in memory.iter() {
+        let place = region.file_offset().ok_or(ShareError::Memory)?;
+        let (address, bytes) = (region.start_addr().raw_value(), region.len());
+        let handle = place.file().as_raw_fd();
+        match ranges.last_mut() {
+            Some(last)
+                if last.guest_phys_addr + last.memory_size == address
+                    && last.mmap_offset + last.memory_size == place.start()
+                    && last.mmap_handle == handle =>
+            {
+                last.memory_size += bytes;
+            }
+            _ => ranges.push(VhostUserMemoryRegionInfo {
+                guest_phys_addr: address,
+                memory_size: bytes,
+                userspace_addr: address,
+                mmap_offset: place.start(),
+                mmap_handle: handle,
+            }),
+        }
+    }
+    if ranges.len() > MAX_RANGES {
+        return Err(ShareError::Pieces(ranges.len()));
+    }
+    Ok(ranges)
 }
 
 fn failed(action: &'static str) -> impl Fn(vhost::Error) -> ShareError {
@@ -112,7 +169,7 @@ fn failed(action: &'static str) -> impl Fn(vhost::Error) -> ShareError {
 
 impl Driver {
     /// Tells the server all that it needs (vhost-user, "Starting and stopping rings").
-    fn introduce(&self, server: &mut Frontend) -> Result<(), ShareError> {
+    fn introduce(&self, server: &mut Frontend, memory: &GuestMemoryMmap) -> Result<(), ShareError> {
         let greeting = failed("greeting");
         server.set_owner().map_err(&greeting)?;
         let offered = server.get_features().map_err(&greeting)?;
@@ -128,16 +185,9 @@ impl Driver {
             let used = known & vhost::vhost_user::message::VhostUserProtocolFeatures::REPLY_ACK;
             server.set_protocol_features(used).map_err(&greeting)?;
         }
-        let regions = self
-            .activation
-            .memory
-            .iter()
-            .map(VhostUserMemoryRegionInfo::from_guest_region)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(failed("describing memory to"))?;
-        server.set_mem_table(&regions).map_err(failed("giving memory to"))?;
+        server.set_mem_table(&ranges(memory)?).map_err(failed("giving memory to"))?;
         for (number, (queue, call)) in self.activation.queues.iter().zip(self.calls.iter()).enumerate() {
-            let ring = self.ring(number, queue)?;
+            let ring = ring(queue);
             let giving = failed("giving a queue to");
             server.set_vring_num(number, ring.queue_size).map_err(&giving)?;
             // Nobody has served the queue before.
@@ -153,22 +203,51 @@ impl Driver {
         }
         Ok(())
     }
+}
 
-    /// Where the rings are in this process, which is how the server finds them in the memory that it is given.
-    fn ring(&self, number: usize, queue: &VirtQueue) -> Result<VringConfigData, ShareError> {
-        let host = |address: u64| {
-            let address = self.activation.memory.get_host_address(GuestAddress(address));
-            address.map(|address| address as u64).map_err(|_| ShareError::Queue(number))
+/// Where the rings are; the transport has seen that they are in the guest's memory.
+fn ring(queue: &VirtQueue) -> VringConfigData {
+    let ring = &queue.queue;
+    VringConfigData {
+        queue_max_size: ring.max_size(),
+        queue_size: ring.size(),
+        flags: 0,
+        desc_table_addr: ring.desc_table(),
+        used_ring_addr: ring.used_ring(),
+        avail_ring_addr: ring.avail_ring(),
+        log_addr: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use vm_memory::{FileOffset, GuestAddress};
+
+    #[test]
+    fn pieces_that_follow_each_other_are_one_range() {
+        const MIB: usize = 1 << 20;
+        let file =
+            Arc::new(File::from(rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap()));
+        file.set_len(64 << 20).unwrap();
+        let piece = |address: u64, offset: usize| {
+            let place = FileOffset::from_arc(Arc::clone(&file), offset as u64);
+            (GuestAddress(address), MIB, Some(place))
         };
-        let ring = &queue.queue;
-        Ok(VringConfigData {
-            queue_max_size: ring.max_size(),
-            queue_size: ring.size(),
-            flags: 0,
-            desc_table_addr: host(ring.desc_table())?,
-            used_ring_addr: host(ring.used_ring())?,
-            avail_ring_addr: host(ring.avail_ring())?,
-            log_addr: None,
-        })
+        let high = 4 << 30;
+        let memory = |pieces: Vec<_>| GuestMemoryMmap::from_ranges_with_files(pieces).unwrap();
+        let found = ranges(&memory(vec![
+            piece(0, 0),
+            piece(high, 2 * MIB),
+            piece(high + MIB as u64, 3 * MIB),
+            piece(high + 2 * MIB as u64, 9 * MIB),
+        ]))
+        .unwrap();
+        let found: Vec<_> = found.iter().map(|r| (r.guest_phys_addr, r.memory_size, r.mmap_offset)).collect();
+        let mib = MIB as u64;
+        assert_eq!(found, [(0, mib, 0), (high, 2 * mib, 2 * mib), (high + 2 * mib, mib, 9 * mib)]);
+        let scattered = (0..9).map(|n| piece(n << 24, n as usize * MIB)).collect();
+        assert!(matches!(ranges(&memory(scattered)), Err(ShareError::Pieces(9))));
     }
 }

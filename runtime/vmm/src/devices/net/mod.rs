@@ -98,9 +98,9 @@ impl Net {
     }
 
     fn receive(&self, active: &mut Active) -> Result<(), QueueError> {
-        let Activation { memory, queues, .. } = &mut active.activation;
+        let queues = &mut active.activation.queues;
         let Some(queue) = queues.get_mut(RX).filter(|_| active.tap_ready) else { return Ok(()) };
-        match active.receiver.serve(memory, queue, self.tap.as_fd(), &self.counters, BATCH)? {
+        match active.receiver.serve(queue, self.tap.as_fd(), &self.counters, BATCH)? {
             Pause::TapEmpty => active.tap_ready = false,
             // The driver's kick goes on from here.
             Pause::NoBuffers => {}
@@ -110,9 +110,9 @@ impl Net {
     }
 
     fn transmit(&self, active: &mut Active) -> Result<(), QueueError> {
-        let Activation { memory, queues, .. } = &mut active.activation;
+        let queues = &mut active.activation.queues;
         let Some(queue) = queues.get_mut(TX) else { return Ok(()) };
-        if tx::serve(memory, queue, self.tap.as_fd(), &self.counters, BATCH)? {
+        if tx::serve(queue, self.tap.as_fd(), &self.counters, BATCH)? {
             queue.kick_again();
         }
         queue.notify()

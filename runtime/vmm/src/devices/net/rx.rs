@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use vm_memory::{GuestMemoryMmap, VolatileSlice};
+use vm_memory::VolatileSlice;
 
 use super::{HEADER, QUEUE_SIZE};
 use crate::statistics::Counters;
@@ -76,7 +76,6 @@ impl Receiver {
     /// [`QueueError`]
     pub fn serve(
         &mut self,
-        memory: &GuestMemoryMmap,
         queue: &mut VirtQueue,
         tap: BorrowedFd<'_>,
         counters: &Counters,
@@ -86,8 +85,8 @@ impl Receiver {
             if let Some(pause) = self.gather(queue)? {
                 return Ok(pause);
             }
-            match self.read(memory, tap) {
-                Ok(bytes) if bytes >= HEADER => self.deliver(memory, queue, bytes, counters)?,
+            match self.read(tap) {
+                Ok(bytes) if bytes >= HEADER => self.deliver(queue, bytes, counters)?,
                 Ok(_) => counters.net_drops.add(1),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // EAGAIN, and what a tap says whose interface is down or gone: its next event tells.
@@ -97,11 +96,11 @@ impl Receiver {
         Ok(Pause::Turn)
     }
 
-    fn read(&mut self, memory: &GuestMemoryMmap, tap: BorrowedFd<'_>) -> io::Result<usize> {
+    fn read(&mut self, tap: BorrowedFd<'_>) -> io::Result<usize> {
         let chains = if self.mergeable { self.ready.len() } else { 1 };
         let mut slices: Vec<VolatileSlice<'_>> = Vec::new();
         for chain in self.ready.iter().take(chains) {
-            slices.extend(chain.writable(memory, 0, usize::MAX));
+            slices.extend(chain.writable(0, usize::MAX));
         }
         slices.push(VolatileSlice::from(self.overflow.as_mut_slice()));
         sys::read(tap, &slices)
@@ -110,7 +109,6 @@ impl Receiver {
     /// Gives back the buffers that a frame of `bytes` bytes has filled.
     fn deliver(
         &mut self,
-        memory: &GuestMemoryMmap,
         queue: &mut VirtQueue,
         bytes: usize,
         counters: &Counters,
@@ -135,7 +133,7 @@ impl Receiver {
             more
         });
         let buffers = needed.count();
-        first.write(memory, NUM_BUFFERS_AT, &(buffers as u16).to_le_bytes());
+        first.write(NUM_BUFFERS_AT, &(buffers as u16).to_le_bytes());
         let mut left = bytes;
         for chain in self.ready.drain(..buffers) {
             let filled = left.min(chain.writable_bytes());

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
+use crate::memory::Memory;
 use crate::statistics::Counters;
 use crate::virtio::testing::{Driver, activation, memory};
 
@@ -25,9 +26,9 @@ fn frame(bytes: usize) -> Vec<u8> {
 
 #[test]
 fn a_long_frame_is_spread_over_mergeable_buffers() {
-    let memory = Arc::new(memory());
+    let memory = memory();
     let driver = Driver::new(&memory);
-    let mut active = activation(&memory, 1, 0);
+    let mut active = activation(&Memory::new(memory.clone()), 1, 0);
     let (tap, other) = tap();
     let counters = Counters::default();
     let mut receiver = Receiver::new(true, 1000);
@@ -36,9 +37,8 @@ fn a_long_frame_is_spread_over_mergeable_buffers() {
     }
     other.send(&frame(900)).unwrap();
     other.send(&frame(20)).unwrap();
-    let mut serve = |receiver: &mut Receiver| {
-        receiver.serve(&memory, &mut active.queues[0], tap.as_fd(), &counters, 10).unwrap()
-    };
+    let mut serve =
+        |receiver: &mut Receiver| receiver.serve(&mut active.queues[0], tap.as_fd(), &counters, 10).unwrap();
     // 1200 bytes were enough for any frame; what is left is not.
     assert_eq!(serve(&mut receiver), Pause::NoBuffers);
     assert_eq!(driver.used(), (3, 2, 100));
@@ -61,9 +61,9 @@ fn a_long_frame_is_spread_over_mergeable_buffers() {
 
 #[test]
 fn frames_are_dropped_rather_than_cut() {
-    let memory = Arc::new(memory());
+    let memory = memory();
     let driver = Driver::new(&memory);
-    let mut active = activation(&memory, 1, 0);
+    let mut active = activation(&Memory::new(memory.clone()), 1, 0);
     let (tap, other) = tap();
     let counters = Counters::default();
     let mut receiver = Receiver::new(false, 1000);
@@ -71,16 +71,16 @@ fn frames_are_dropped_rather_than_cut() {
     other.send(&frame(101)).unwrap();
     other.send(&frame(5)).unwrap();
     other.send(&frame(100)).unwrap();
-    let pause = receiver.serve(&memory, &mut active.queues[0], tap.as_fd(), &counters, 3).unwrap();
+    let pause = receiver.serve(&mut active.queues[0], tap.as_fd(), &counters, 3).unwrap();
     assert_eq!(pause, Pause::Turn);
     assert_eq!((driver.used(), counters.net_drops.get()), ((1, 0, 100), 2));
 }
 
 #[test]
 fn a_buffer_without_room_for_the_header_does_not_stop_the_rest() {
-    let memory = Arc::new(memory());
+    let memory = memory();
     let driver = Driver::new(&memory);
-    let mut active = activation(&memory, 1, 0);
+    let mut active = activation(&Memory::new(memory.clone()), 1, 0);
     let (tap, other) = tap();
     let counters = Counters::default();
     let mut receiver = Receiver::new(true, 100);
@@ -89,22 +89,22 @@ fn a_buffer_without_room_for_the_header_does_not_stop_the_rest() {
     driver.offer(2, 2, &[(BUFFERS + 0x2000, 100, true)]);
     other.send(&frame(50)).unwrap();
     other.send(&frame(60)).unwrap();
-    receiver.serve(&memory, &mut active.queues[0], tap.as_fd(), &counters, 2).unwrap();
+    receiver.serve(&mut active.queues[0], tap.as_fd(), &counters, 2).unwrap();
     assert_eq!((driver.used(), counters.net_drops.get()), ((3, 2, 60), 0));
 }
 
 #[test]
 fn frames_of_impossible_length_are_not_sent() {
-    let memory = Arc::new(memory());
+    let memory = memory();
     let driver = Driver::new(&memory);
-    let mut active = activation(&memory, 1, 0);
+    let mut active = activation(&Memory::new(memory.clone()), 1, 0);
     let (tap, other) = tap();
     let counters = Counters::default();
     memory.write_slice(&frame(64), GuestAddress(BUFFERS)).unwrap();
     driver.offer(0, 0, &[(BUFFERS, 25, false)]);
     driver.offer(1, 1, &[(BUFFERS, 64, false), (BUFFERS, 70_000, false)]);
     driver.offer(2, 3, &[(BUFFERS, 1, false), (BUFFERS + 1, 63, false)]);
-    let more = tx::serve(&memory, &mut active.queues[0], tap.as_fd(), &counters, 10).unwrap();
+    let more = tx::serve(&mut active.queues[0], tap.as_fd(), &counters, 10).unwrap();
     assert!(!more);
     assert_eq!((driver.used().0, counters.net_drops.get(), counters.net_tx_bytes.get()), (3, 2, 52));
     let mut got = [0; 100];
@@ -115,15 +115,15 @@ fn frames_of_impossible_length_are_not_sent() {
 
 #[test]
 fn a_driver_that_offers_one_buffer_again_and_again_is_stopped() {
-    let memory = Arc::new(memory());
+    let memory = memory();
     let driver = Driver::new(&memory);
-    let mut active = activation(&memory, 1, 0);
+    let mut active = activation(&Memory::new(memory.clone()), 1, 0);
     let (tap, _other) = tap();
     let mut receiver = Receiver::new(true, 60_000);
     let mut outcome = Ok(Pause::NoBuffers);
     for index in 0..300 {
         driver.offer(index, 0, &[(BUFFERS, 12, true)]);
-        outcome = receiver.serve(&memory, &mut active.queues[0], tap.as_fd(), &Counters::default(), 1);
+        outcome = receiver.serve(&mut active.queues[0], tap.as_fd(), &Counters::default(), 1);
         if outcome.is_err() {
             break;
         }

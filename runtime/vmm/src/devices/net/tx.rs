@@ -3,8 +3,6 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use vm_memory::GuestMemoryMmap;
-
 use super::{HEADER, MAX_FRAME};
 use crate::statistics::Counters;
 use crate::sys;
@@ -18,7 +16,6 @@ const SHORTEST: usize = 14;
 /// # Errors
 /// [`QueueError`].
 pub fn serve(
-    memory: &GuestMemoryMmap,
     queue: &mut VirtQueue,
     tap: BorrowedFd<'_>,
     counters: &Counters,
@@ -33,7 +30,7 @@ pub fn serve(
         };
         let bytes = chain.readable_bytes();
         let sent = if (HEADER + SHORTEST..=HEADER + MAX_FRAME).contains(&bytes) {
-            let slices = chain.readable(memory, 0, bytes);
+            let slices = chain.readable(0, bytes);
             loop {
                 match sys::write(tap, &slices) {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -39,7 +39,7 @@ impl Rng {
                 return queue.notify();
             };
             let mut written = 0;
-            for slice in chain.writable(&active.memory, 0, MAX_BYTES) {
+            for slice in chain.writable(0, MAX_BYTES) {
                 match sys::random(&slice) {
                     Ok(bytes) => written += bytes,
                     Err(_) => break,

@@ -14,7 +14,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::EventSet;
 
 use crate::config::VsockConfig;
@@ -73,13 +72,13 @@ impl Vsock {
     }
 
     fn serve(active: &mut Active, from_guest: bool) -> Result<(), QueueError> {
-        let Active { activation: Activation { memory, queues, .. }, mux } = active;
+        let Active { activation: Activation { queues, .. }, mux } = active;
         let [rx, tx, ..] = queues.as_mut_slice() else { return Ok(()) };
-        if from_guest && receive(memory, tx, mux)? {
+        if from_guest && receive(tx, mux)? {
             tx.kick_again();
         }
         tx.notify()?;
-        if deliver(memory, rx, mux)? {
+        if deliver(rx, mux)? {
             rx.kick_again();
         }
         rx.notify()
@@ -87,7 +86,7 @@ impl Vsock {
 }
 
 /// Takes packets of the guest; true when the turn was over first.
-fn receive(memory: &GuestMemoryMmap, tx: &mut VirtQueue, mux: &mut Mux) -> Result<bool, QueueError> {
+fn receive(tx: &mut VirtQueue, mux: &mut Mux) -> Result<bool, QueueError> {
     for _ in 0..BATCH {
         let Some(chain) = tx.pop()? else {
             if tx.listen()? {
@@ -96,11 +95,11 @@ fn receive(memory: &GuestMemoryMmap, tx: &mut VirtQueue, mux: &mut Mux) -> Resul
             return Ok(false);
         };
         let mut header = [0; HEADER];
-        if chain.read(memory, 0, &mut header) {
+        if chain.read(0, &mut header) {
             let header = Header::parse(&header);
             // A packet that is shorter than it says is none.
             if header.length as usize <= chain.readable_bytes() - HEADER {
-                mux.take_packet(&header, |bytes| chain.readable(memory, HEADER, bytes));
+                mux.take_packet(&header, |bytes| chain.readable(HEADER, bytes));
             }
         }
         tx.give_back(chain.head, 0)?;
@@ -109,7 +108,7 @@ fn receive(memory: &GuestMemoryMmap, tx: &mut VirtQueue, mux: &mut Mux) -> Resul
 }
 
 /// Gives packets to the guest; true when the turn was over first.
-fn deliver(memory: &GuestMemoryMmap, rx: &mut VirtQueue, mux: &mut Mux) -> Result<bool, QueueError> {
+fn deliver(rx: &mut VirtQueue, mux: &mut Mux) -> Result<bool, QueueError> {
     for _ in 0..BATCH {
         if !mux.has_packet() {
             return Ok(false);
@@ -126,11 +125,11 @@ fn deliver(memory: &GuestMemoryMmap, rx: &mut VirtQueue, mux: &mut Mux) -> Resul
             rx.give_back(chain.head, 0)?;
             continue;
         }
-        let Some(header) = mux.next_packet(&chain.writable(memory, HEADER, MAX_DATA)) else {
+        let Some(header) = mux.next_packet(&chain.writable(HEADER, MAX_DATA)) else {
             rx.unpop();
             return Ok(false);
         };
-        chain.write(memory, 0, &header.bytes());
+        chain.write(0, &header.bytes());
         rx.give_back(chain.head, HEADER as u32 + header.length)?;
     }
     Ok(true)

@@ -15,20 +15,21 @@ const RINGS: [u64; 3] = [register::QUEUE_DESC_LOW, register::QUEUE_DRIVER_LOW, r
 struct World {
     transport: MmioTransport,
     /// For the rest of the test's process: drivers borrow it.
-    memory: &'static Memory,
+    memory: &'static GuestMemoryMmap,
     driver: Driver<'static>,
     exit: ExitCell,
 }
 
 impl World {
     fn new() -> Self {
-        let memory: &'static Memory = Box::leak(Box::new(Arc::new(memory())));
+        let memory: &'static GuestMemoryMmap = Box::leak(Box::new(memory()));
         let exit = ExitCell::default();
         let worker = Worker::start("test", exit.clone()).unwrap().handle();
         let interrupt = Interrupt::detached().unwrap();
         let device = Box::new(Rng::default());
         let transport =
-            MmioTransport::new(Rng::identity(), device, worker, memory.clone(), interrupt).unwrap();
+            MmioTransport::new(Rng::identity(), device, worker, Memory::new(memory.clone()), interrupt)
+                .unwrap();
         Self { transport, memory, driver: Driver::new(memory), exit }
     }
 

@@ -36,7 +36,7 @@ fn run_case(memory: &GuestMemoryMmap, medium: Option<&Medium>, case: &Case) -> (
     parts.extend(&case.data);
     parts.push((STATUS_AT, 1, true));
     let chain = Driver::new(memory).chain(&parts).unwrap();
-    let answer = serve(memory, &chain, medium, "husk-slot-7", true).unwrap();
+    let answer = serve(&chain, medium, "husk-slot-7", true).unwrap();
     (memory.read_obj(GuestAddress(STATUS_AT)).unwrap(), answer.bytes)
 }
 
@@ -142,7 +142,7 @@ fn malformed_requests_are_errors() {
     // No room for a status, and a header that is too short.
     let driver = Driver::new(&memory);
     let no_status = driver.chain(&[(HEADER_AT, 16, false)]).unwrap();
-    assert!(serve(&memory, &no_status, Some(&medium), "", true).is_none());
+    assert!(serve(&no_status, Some(&medium), "", true).is_none());
     let short = driver.chain(&[(HEADER_AT, 15, false), (STATUS_AT, 1, true)]).unwrap();
-    assert_eq!(serve(&memory, &short, Some(&medium), "", true).unwrap().outcome, Outcome::Failed);
+    assert_eq!(serve(&short, Some(&medium), "", true).unwrap().outcome, Outcome::Failed);
 }

@@ -1,0 +1,150 @@
+//! A VM grows and shrinks as its pod's limits do.
+
+use std::time::Duration;
+
+use husk_proto::{agent, cri};
+
+use super::size::{Claim, Room, Size};
+use crate::error::{Error, Result};
+use crate::guest::{self, Guest};
+use crate::node::{Live, Node, Pod};
+use crate::store::Phase;
+
+/// How long a guest may take to take memory that it is given.
+const GROWTH_LIMIT: Duration = Duration::from_secs(30);
+
+/// Whether limits beyond what a VM can have are refused.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Beyond {
+    /// They are.
+    Refused,
+    /// They are as good as what it can have: a limit is no promise.
+    Capped,
+}
+
+impl Node {
+    fn wanted(&self, pod: &Pod, instead: Option<(&str, &cri::LinuxContainerResources)>) -> Size {
+        let record = pod.record();
+        self.wanted_by(pod, &record.config.unwrap_or_default(), record.limits_set, instead)
+    }
+
+    /// What a pod's VM is to be by its configuration and its containers' limits, of which `instead` takes the place of
+    /// one's.
+    pub(super) fn wanted_by(
+        &self,
+        pod: &Pod,
+        config: &cri::PodSandboxConfig,
+        limits_set: bool,
+        instead: Option<(&str, &cri::LinuxContainerResources)>,
+    ) -> Size {
+        let claims: Vec<Claim> = self
+            .containers_of(&pod.id)
+            .iter()
+            .filter(|container| {
+                matches!(container.record().phase(), Phase::Creating | Phase::Created | Phase::Running)
+            })
+            .map(|container| {
+                let instead = instead.filter(|(id, _)| *id == container.id).map(|(_, limits)| limits);
+                Claim::of(&container.record(), instead)
+            })
+            .collect();
+        Size::of(config, limits_set, &claims, &self.config.vm)
+    }
+
+    /// Lets a pod's VM grow to what its limits will be; it never shrinks here.
+    ///
+    /// # Errors
+    /// [`Error::Exhausted`] when it cannot be as large, [`Error::Unavailable`] when the guest does not take what it is
+    /// given: its size is as before then.
+    pub async fn make_room(
+        &self,
+        pod: &Pod,
+        live: &Live,
+        instead: Option<(&str, &cri::LinuxContainerResources)>,
+        beyond: Beyond,
+    ) -> Result<()> {
+        self.grow(pod, live, self.wanted(pod, instead), beyond).await
+    }
+
+    /// As [`Self::make_room`], to a size that is known.
+    pub(super) async fn grow(&self, pod: &Pod, live: &Live, wanted: Size, beyond: Beyond) -> Result<()> {
+        let mut size = live.size.lock().await;
+        let record = pod.record();
+        let room = Room::given(&record, &self.config.vm);
+        if beyond == Beyond::Refused {
+            room.check(wanted)?;
+        }
+        let have = size.unwrap_or_else(|| Size::given(&record, &self.config.vm));
+        let target = have.or_more(room.cap(wanted));
+        self.resize(pod, live, &mut size, have, target).await
+    }
+
+    /// Makes a pod's VM as large as its limits are now: what was let go of goes back to the host as soon as the guest can
+    /// spare it. What cannot be is logged.
+    pub async fn fit(&self, pod: &Pod, live: &Live) {
+        let mut size = live.size.lock().await;
+        let record = pod.record();
+        let have = size.unwrap_or_else(|| Size::given(&record, &self.config.vm));
+        let target = Room::given(&record, &self.config.vm).cap(self.wanted(pod, None));
+        if let Err(error) = self.resize(pod, live, &mut size, have, target).await {
+            tracing::warn!(sandbox = pod.id, "the pod's VM cannot be as large as its limits: {error}");
+        }
+    }
+
+    async fn resize(
+        &self,
+        pod: &Pod,
+        live: &Live,
+        size: &mut Option<Size>,
+        have: Size,
+        target: Size,
+    ) -> Result<()> {
+        if *size == Some(target) {
+            return Ok(());
+        }
+        let known = size.take().is_some();
+        let grows = target.memory_mib > have.memory_mib;
+        if !known || target.memory_mib != have.memory_mib {
+            let patience = if grows { GROWTH_LIMIT } else { Duration::ZERO };
+            let got = live.vm.resize(target.memory_mib, patience).await?;
+            if grows && got < target.memory_mib {
+                live.vm.resize(have.memory_mib, Duration::ZERO).await?;
+                return Err(Error::Unavailable(format!(
+                    "the pod's guest took {got} MiB of {} MiB of memory within {} s",
+                    target.memory_mib,
+                    GROWTH_LIMIT.as_secs()
+                )));
+            }
+        }
+        if !known || grows || target.vcpus != have.vcpus {
+            make_use(live.guest.clone(), target).await?;
+        }
+        self.update_pod(pod, |record| {
+            record.vcpus = target.vcpus.into();
+            record.memory_mib = target.memory_mib;
+        })?;
+        *size = Some(target);
+        tracing::info!(
+            sandbox = pod.id,
+            memory_mib = target.memory_mib,
+            vcpus = target.vcpus,
+            "the pod's VM was resized"
+        );
+        Ok(())
+    }
+}
+
+/// Has the guest use what its VM has been given.
+pub(super) async fn make_use(mut guest: Guest, size: Size) -> Result<()> {
+    let request = agent::ResizeRequest { cpus: size.vcpus.into(), memory_mib: size.memory_mib };
+    let answer = guest.resize(guest::request(request)).await;
+    let answer =
+        answer.map_err(|status| guest::refusal("the guest could not be resized", status))?.into_inner();
+    if answer.cpus < size.vcpus.into() || answer.memory_mib < size.memory_mib {
+        return Err(Error::Unavailable(format!(
+            "the pod's guest uses {} CPUs of {} and {} MiB of {} MiB of memory",
+            answer.cpus, size.vcpus, answer.memory_mib, size.memory_mib
+        )));
+    }
+    Ok(())
+}
