@@ -1,7 +1,6 @@
 //! The two directions over a socket pair in the tap's place: both keep frames apart.
 
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
 
 use vm_memory::{Bytes, GuestAddress};
 

@@ -1,7 +1,8 @@
 //! A driver, honest and not, at the registers of a real device in a real worker.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use vm_memory::GuestMemoryMmap;
 
 use super::*;
 use crate::devices::rng::Rng;

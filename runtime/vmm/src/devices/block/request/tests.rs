@@ -3,7 +3,7 @@ use crate::control::Extent;
 use crate::virtio::testing::{Driver, memory};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 const HEADER_AT: u64 = 0x8000;
 const DATA_AT: u64 = 0x9000;
