@@ -106,7 +106,7 @@ impl<B: Backing> Blocks<B> {
         let bytes = u64::from(count) * BLOCK_BYTES;
         let end = offset.checked_add(bytes)?;
         let good = count > 0 && offset.is_multiple_of(BLOCK_BYTES) && end <= self.usable;
-        good.then(|| (offset / BLOCK_BYTES) as usize..(end / BLOCK_BYTES) as usize)
+        good.then_some((offset / BLOCK_BYTES) as usize..(end / BLOCK_BYTES) as usize)
     }
 
     fn slots(range: &Range<usize>) -> Range<usize> {
@@ -194,7 +194,7 @@ mod tests {
     #[derive(Default)]
     struct Record {
         open: BTreeSet<usize>,
-        discarded: Vec<Range<u64>>,
+        discarded: Vec<(u64, u64)>,
         refuse: Option<usize>,
     }
 
@@ -206,7 +206,7 @@ mod tests {
             self.open.remove(&slot)
         }
         fn discard(&mut self, bytes: Range<u64>) {
-            self.discarded.push(bytes);
+            self.discarded.push((bytes.start, bytes.end));
         }
     }
 
@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(blocks.usable(), 3 * SLOT_BYTES);
         assert_eq!(blocks.unplug(at(64), 1), Answer::Ack);
         assert_eq!(blocks.backing.open, BTreeSet::from([0]));
-        assert_eq!(blocks.backing.discarded, [64 * BLOCK_BYTES..65 * BLOCK_BYTES]);
+        assert_eq!(blocks.backing.discarded, [(64 * BLOCK_BYTES, 65 * BLOCK_BYTES)]);
         assert_eq!(blocks.unplug_all(), Answer::Ack);
         assert_eq!((blocks.plugged_bytes(), blocks.usable()), (0, SLOT_BYTES));
         assert!(blocks.backing.open.is_empty());
