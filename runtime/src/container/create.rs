@@ -10,7 +10,7 @@ use super::volumes::Volumes;
 use super::{device, disk, log_path, spec};
 use crate::error::{Error, Result};
 use crate::guest;
-use crate::node::{Container, Live, Node, new_id, now_nanos};
+use crate::node::{Container, Live, Node, Pod, new_id, now_nanos};
 use crate::sandbox::namespaces;
 use crate::store::{ContainerRecord, Phase};
 
@@ -69,7 +69,7 @@ impl Node {
             device::check_beside(&pod.id, &volumes.media, other, |id| self.has_vm(id))
         })?;
         let _changing = container.changing.lock().await;
-        match self.create_in_guest(&live, &container, request, rootfs, &volumes).await {
+        match self.create_in_guest(&pod, &live, &container, request, rootfs, &volumes).await {
             Ok(()) => Ok(container.id.clone()),
             Err(error) => {
                 // The guest may have come further than its answer.
@@ -113,17 +113,19 @@ impl Node {
     }
 
     async fn create_in_guest(
-        &self,
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
         live: &Live,
         container: &Container,
         mut request: agent::CreateContainerRequest,
         mut rootfs: agent::RootFs,
         volumes: &Volumes,
     ) -> Result<()> {
+        let watch = |end| self.watch_volumes(pod.clone(), live.vm.clone(), end);
         live.volumes
             .lock()
             .await
-            .add(&self.config.volumes, &self.cgroups, &live.vm, &container.id, &volumes.host)
+            .add(&self.config.volumes, &self.cgroups, &live.vm, &container.id, &volumes.host, watch)
             .await?;
         let (image, media) = self.take_media(live, container).await?;
         rootfs.image_serial = slot_serial(image);

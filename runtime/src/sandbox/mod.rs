@@ -10,6 +10,7 @@ mod scratch;
 mod size;
 mod stop;
 mod update;
+mod volumes;
 
 pub use run::check_handler;
 
