@@ -15,6 +15,10 @@ pub mod agent {
     tonic::include_proto!("husk.agent.v1");
 }
 
+mod id_range;
+
+pub use id_range::{BadIdRange, IdRange};
+
 /// The vsock port on which the agent serves [`agent`] to the host (CID 2).
 pub const AGENT_PORT: u32 = 1024;
 

@@ -1,57 +1,9 @@
 //! The ids of a pod's user namespace (CRI: `UserNamespace`), within its VM and on the volumes that it has of the host.
 
-use husk_proto::cri;
+use husk_proto::{IdRange, cri};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
-
-/// The ids from `first` on, to be 0 and those that follow it in the container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IdRange {
-    first: u32,
-    length: u32,
-}
-
-impl IdRange {
-    fn of(what: &str, mappings: &[cri::IdMapping]) -> Result<Self> {
-        let wrong = |why: String| Err(Error::Invalid(format!("{what} {why}")));
-        let [mapping] = mappings else {
-            return wrong(format!("have {} ranges of ids; give exactly one", mappings.len()));
-        };
-        let &cri::IdMapping { host_id: first, container_id, length } = mapping;
-        if container_id != 0 {
-            return wrong(format!("begin with the container's id {container_id}; they must with 0"));
-        }
-        if length == 0 {
-            return wrong("are an empty range (length 0)".into());
-        }
-        if first == 0 {
-            return wrong("have the id 0 (host_id), which may not be a container's".into());
-        }
-        // The highest number means none.
-        if first.checked_add(length).is_none() {
-            return wrong(format!(
-                "end after 4294967294, the highest id: {length} from {first} on (host_id)"
-            ));
-        }
-        Ok(Self { first, length })
-    }
-
-    /// The id outside for one of the container's; `None` when it has none.
-    pub fn outside(self, id: u32) -> Option<u32> {
-        if id < self.length { self.first.checked_add(id) } else { None }
-    }
-
-    /// As the OCI runtime spec has them.
-    fn oci(self) -> Value {
-        json!([{"containerID": 0, "hostID": self.first, "size": self.length}])
-    }
-
-    /// As a line of uid_map and gid_map (user_namespaces(7)).
-    pub fn line(self) -> String {
-        format!("0 {} {}\n", self.first, self.length)
-    }
-}
 
 /// Those of users and of groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,19 +50,32 @@ impl IdMappings {
 
     fn between(what: &str, uids: &[cri::IdMapping], gids: &[cri::IdMapping]) -> Result<Self> {
         Ok(Self {
-            users: IdRange::of(&format!("the uids of {what}"), uids)?,
-            groups: IdRange::of(&format!("the gids of {what}"), gids)?,
+            users: range(&format!("the uids of {what}"), uids)?,
+            groups: range(&format!("the gids of {what}"), gids)?,
         })
     }
 
     /// Adds them to the `linux` part of an OCI spec.
     pub fn put_into(&self, linux: &mut Value) {
-        linux["uidMappings"] = self.users.oci();
-        linux["gidMappings"] = self.groups.oci();
+        linux["uidMappings"] = oci(self.users);
+        linux["gidMappings"] = oci(self.groups);
         if let Some(namespaces) = linux["namespaces"].as_array_mut() {
             namespaces.push(json!({"type": "user"}));
         }
     }
+}
+
+fn range(what: &str, mappings: &[cri::IdMapping]) -> Result<IdRange> {
+    let wrong = |why: String| Error::Invalid(format!("{what} {why}"));
+    let [mapping] = mappings else {
+        return Err(wrong(format!("have {} ranges of ids; give exactly one", mappings.len())));
+    };
+    IdRange::new(mapping.container_id, mapping.host_id, mapping.length).map_err(|bad| wrong(bad.to_string()))
+}
+
+/// As the OCI runtime spec has it.
+fn oci(range: IdRange) -> Value {
+    json!([{"containerID": 0, "hostID": range.first(), "size": range.length()}])
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! `husk-bench [ROUNDS]`: what husk's operations cost, in one run with a bare VM of QEMU's microvm machine that
-//! boots the same kernel. It runs in the test bed (`make bench`); every figure is the median of the rounds, in
+//! boots the same kernel, and what volumes cost beside a disk. It runs in the test bed (`make bench`); every figure is the median of the rounds, in
 //! which the operations and the bare VMs take turns.
 #![forbid(unsafe_code)]
 
 mod bare;
 mod resources;
 mod samples;
+mod volumes;
 
 use std::time::Instant;
 
@@ -53,7 +54,8 @@ async fn bench(rounds: usize) {
         }
         bed.check_clean().expect("nothing is left");
     }
-    println!("\n{}", samples.table(QEMU));
+    println!("\n{}", samples.table(|_| QEMU));
+    println!("{}", volumes::report(&bed, rounds).await);
     println!("{}", resources::report(&bed).await);
 }
 

@@ -15,15 +15,17 @@ impl Samples {
         }
     }
 
-    /// Medians, extremes, and the ratio of each median to that of `floor`.
-    pub fn table(&self, floor: &str) -> String {
-        let floor_median = self.0.iter().find(|(name, _)| *name == floor).map(|(_, samples)| median(samples));
+    /// Medians, extremes, and the ratio of each median to that of its floor, which `floor` names.
+    pub fn table(&self, floor: impl Fn(&'static str) -> &'static str) -> String {
+        let median_of = |wanted: &str| {
+            self.0.iter().find(|(name, _)| *name == wanted).map(|(_, samples)| median(samples))
+        };
         let mut text =
             format!("{:<26}{:>10}{:>10}{:>10}{:>5}{:>8}\n", "", "median", "min", "max", "n", "ratio");
         for (name, samples) in &self.0 {
             let (least, most) = samples.iter().fold((f64::MAX, 0f64), |(l, m), s| (l.min(*s), m.max(*s)));
             let middle = median(samples);
-            let ratio = floor_median.map_or(f64::NAN, |floor| middle / floor);
+            let ratio = median_of(floor(name)).map_or(f64::NAN, |floor| middle / floor);
             // Writing to a String cannot fail.
             let _ = writeln!(
                 text,

@@ -2,48 +2,13 @@
 
 use std::fs;
 
+use husk_proto::IdRange;
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::owner::Owner;
-
-/// The guest's ids from `first` on, as 0 and those that follow it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IdRange {
-    first: u32,
-    length: u32,
-}
-
-impl IdRange {
-    /// The guest's id for one of the container's; `None` when it has none.
-    pub fn outside(self, id: u32) -> Option<u32> {
-        if id < self.length { self.first.checked_add(id) } else { None }
-    }
-
-    fn of(what: &str, mappings: &[LinuxIdMapping]) -> Result<Self> {
-        let wrong = |why: &str| Err(Error::Invalid(format!("linux.{what}Mappings of the OCI spec {why}")));
-        let [mapping] = mappings else { return wrong("must have one entry") };
-        let range = Self { first: mapping.host_id(), length: mapping.size() };
-        if mapping.container_id() != 0 {
-            return wrong("must begin with the container's id 0");
-        }
-        if range.first == 0 {
-            return wrong("may not have the guest's id 0");
-        }
-        // The highest number is no id.
-        if range.length == 0 || range.first.checked_add(range.length).is_none() {
-            return wrong("must be a range of ids that end before 4294967295");
-        }
-        Ok(range)
-    }
-
-    /// A line of uid_map and gid_map.
-    fn line(self) -> String {
-        format!("0 {} {}\n", self.first, self.length)
-    }
-}
 
 /// Those of users and of groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,8 +32,8 @@ impl IdMappings {
             };
         }
         Ok(Some(Self {
-            users: IdRange::of("uid", users.unwrap_or_default())?,
-            groups: IdRange::of("gid", groups.unwrap_or_default())?,
+            users: range("uid", users.unwrap_or_default())?,
+            groups: range("gid", groups.unwrap_or_default())?,
         }))
     }
 
@@ -79,6 +44,13 @@ impl IdMappings {
     }
 }
 
+fn range(what: &str, mappings: &[LinuxIdMapping]) -> Result<IdRange> {
+    let wrong = |why: String| Error::Invalid(format!("linux.{what}Mappings of the OCI spec {why}"));
+    let [mapping] = mappings else { return Err(wrong("must have one entry".into())) };
+    IdRange::new(mapping.container_id(), mapping.host_id(), mapping.size())
+        .map_err(|bad| wrong(bad.to_string()))
+}
+
 /// A container's user and group, by the guest's ids.
 ///
 /// # Errors
@@ -87,7 +59,7 @@ pub fn owner(uid: u32, gid: u32, mappings: Option<&IdMappings>) -> Result<Owner>
     let Some(mappings) = mappings else { return Ok(Owner { uid, gid }) };
     let find = |what: &str, id: u32, range: IdRange| {
         range.outside(id).ok_or_else(|| {
-            let length = range.length;
+            let length = range.length();
             Error::Invalid(format!("{what} {id} is none of the {length} ids of the pod's user namespace"))
         })
     };

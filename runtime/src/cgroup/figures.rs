@@ -4,6 +4,17 @@ use super::Cgroups;
 use super::hierarchy::Hierarchy;
 use super::path::CgroupPath;
 
+/// CPU time of a cgroup, nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cpu {
+    /// All of it.
+    pub total_nanos: u64,
+    /// In user mode, and in the guest.
+    pub user_nanos: u64,
+    /// In the host's kernel.
+    pub system_nanos: u64,
+}
+
 /// Memory of a cgroup, in bytes, and page faults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
@@ -20,12 +31,17 @@ pub struct Memory {
 }
 
 impl Cgroups {
-    /// CPU time of a cgroup, in nanoseconds. None where nothing counts it.
-    pub(super) fn cpu(&self, path: &CgroupPath) -> Option<u64> {
+    /// CPU time of a cgroup. None where nothing counts it.
+    pub(super) fn cpu(&self, path: &CgroupPath) -> Option<Cpu> {
         self.first(|hierarchy| match hierarchy.controllers {
-            None => field(&hierarchy.read(path, "cpu.stat").ok()?, "usage_usec")?.checked_mul(1000),
+            None => cpu(&hierarchy.read(path, "cpu.stat").ok()?),
             Some(_) if hierarchy.has("cpuacct") => {
-                hierarchy.read(path, "cpuacct.usage").ok()?.trim().parse().ok()
+                let nanos = |file| hierarchy.read(path, file).ok()?.trim().parse().ok();
+                Some(Cpu {
+                    total_nanos: nanos("cpuacct.usage")?,
+                    user_nanos: nanos("cpuacct.usage_user")?,
+                    system_nanos: nanos("cpuacct.usage_sys")?,
+                })
             }
             Some(_) => None,
         })
@@ -78,6 +94,16 @@ impl Cgroups {
     }
 }
 
+/// CPU time as version 2 tells it.
+fn cpu(stat: &str) -> Option<Cpu> {
+    let nanos = |name| field(stat, name)?.checked_mul(1000);
+    Some(Cpu {
+        total_nanos: nanos("usage_usec")?,
+        user_nanos: nanos("user_usec")?,
+        system_nanos: nanos("system_usec")?,
+    })
+}
+
 fn memory(usage: &str, stat: &str, names: [&str; 5]) -> Option<Memory> {
     let usage = usage.trim().parse().ok()?;
     let [inactive_file, anonymous, shared, faults, major_faults] = names.map(|name| field(stat, name));
@@ -108,5 +134,8 @@ mod tests {
         let expected = Memory { usage: 100, working_set: 70, resident: 45, faults: 7, major_faults: 1 };
         assert_eq!(memory("100\n", stat, names), Some(expected));
         assert_eq!(memory("100\n", "anon 5\n", names), None);
+        let stat = "usage_usec 5\nuser_usec 3\nsystem_usec 2\nnr_periods 0\n";
+        assert_eq!(cpu(stat), Some(Cpu { total_nanos: 5000, user_nanos: 3000, system_nanos: 2000 }));
+        assert_eq!(cpu("usage_usec 5\nuser_usec 3\n"), None);
     }
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-pub use figures::Memory;
+pub use figures::{Cpu, Memory};
 pub use path::CgroupPath;
 
 use crate::error::{Error, Result};
@@ -36,8 +36,8 @@ pub struct Cgroups {
 /// What a pod has used as its cgroup tells it; each None where nothing counts it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
-    /// CPU time, nanoseconds.
-    pub cpu_nanos: Option<u64>,
+    /// CPU time.
+    pub cpu: Option<Cpu>,
     /// Memory.
     pub memory: Option<Memory>,
 }
@@ -144,7 +144,7 @@ impl Cgroups {
     /// What a pod has used.
     pub fn figures(&self, pod_dir: &Path) -> Figures {
         let Some(path) = noted(pod_dir) else { return Figures::default() };
-        Figures { cpu_nanos: self.cpu(&path), memory: self.memory(&path) }
+        Figures { cpu: self.cpu(&path), memory: self.memory(&path) }
     }
 
     /// Has the kernel killed something of a pod for want of memory on the host?
@@ -186,7 +186,7 @@ mod tests {
         let text = std::fs::read_to_string(format!("/proc/{}/cgroup", child.id().unwrap())).unwrap();
         let joined = text.lines().filter(|line| line.ends_with(&path.to_string())).count();
         assert_eq!(joined, cgroups.hierarchies.len(), "{text}");
-        assert!(cgroups.figures(&pod_dir).cpu_nanos.is_some());
+        assert!(cgroups.figures(&pod_dir).cpu.is_some());
         assert_eq!(cgroups.limit_above(&path).filter(|limit| *limit < 1 << 40), None);
 
         cgroups.remove(&pod_dir).await.unwrap();

@@ -10,7 +10,7 @@ use super::volumes::Volumes;
 use super::{device, disk, log_path, spec};
 use crate::error::{Error, Result};
 use crate::guest;
-use crate::node::{Container, Live, Node, new_id, now_nanos};
+use crate::node::{Container, Live, Node, Pod, new_id, now_nanos};
 use crate::sandbox::{Beyond, namespaces};
 use crate::store::{ContainerRecord, Phase};
 
@@ -71,7 +71,7 @@ impl Node {
         let _changing = container.changing.lock().await;
         let made = async {
             self.make_room(&pod, &live, None, Beyond::Capped).await?;
-            self.create_in_guest(&live, &container, request, rootfs, &volumes).await
+            self.create_in_guest(&pod, &live, &container, request, rootfs, &volumes).await
         };
         match made.await {
             Ok(()) => Ok(container.id.clone()),
@@ -118,17 +118,19 @@ impl Node {
     }
 
     async fn create_in_guest(
-        &self,
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
         live: &Live,
         container: &Container,
         mut request: agent::CreateContainerRequest,
         mut rootfs: agent::RootFs,
         volumes: &Volumes,
     ) -> Result<()> {
+        let watch = |end| self.watch_volumes(pod.clone(), live.vm.clone(), end);
         live.volumes
             .lock()
             .await
-            .add(&self.config.volumes, &self.cgroups, &live.vm, &container.id, &volumes.host)
+            .add(&self.config.volumes, &self.cgroups, &live.vm, &container.id, &volumes.host, watch)
             .await?;
         let (image, media) = self.take_media(live, container).await?;
         rootfs.image_serial = slot_serial(image);

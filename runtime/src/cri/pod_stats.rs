@@ -1,18 +1,17 @@
-//! Figures of pods in the CRI's form: what the VM costs the host, and what its containers use inside.
+//! Figures of pods in the CRI's form: what they cost the host, and what their containers use inside.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use husk_proto::cri;
 
 use super::list::selected;
 use super::stats::{self, value};
-use crate::cgroup::Memory;
 use crate::error::Result;
 use crate::figures::{self, PodFigures};
 use crate::network::InterfaceCounters;
 use crate::node::{Node, Pod};
 use crate::store::SandboxRecord;
-use crate::vm::Usage;
 
 /// Figures of one pod; only its attributes when it is not ready.
 pub async fn pod(node: &Node, pod: &Pod) -> Result<cri::PodSandboxStats> {
@@ -20,7 +19,7 @@ pub async fn pod(node: &Node, pod: &Pod) -> Result<cri::PodSandboxStats> {
         let attributes = Some(attributes(pod.record()));
         return Ok(cri::PodSandboxStats { attributes, ..Default::default() });
     }
-    Ok(of(node, figures::of_pod(node, pod).await?))
+    Ok(of(&node.config.root, figures::of_pod(node, pod).await?))
 }
 
 /// Figures of all the ready pods that the filter lets through. A pod that cannot be asked costs only its own.
@@ -31,16 +30,16 @@ pub async fn list(node: &Arc<Node>, filter: Option<cri::PodSandboxStatsFilter>) 
         record.id.starts_with(&filter.id)
             && labels.is_some_and(|labels| selected(labels, &filter.label_selector))
     };
-    figures::of_pods(node, wanted).await.into_iter().map(|figures| of(node, figures)).collect()
+    figures::of_pods(node, wanted).await.into_iter().map(|figures| of(&node.config.root, figures)).collect()
 }
 
-fn of(node: &Node, figures: PodFigures) -> cri::PodSandboxStats {
-    let PodFigures { record, at: timestamp, usage, interfaces, containers, complete, .. } = figures;
+fn of(root: &Path, figures: PodFigures) -> cri::PodSandboxStats {
+    let PodFigures { record, at: timestamp, cost, interfaces, containers, complete, .. } = figures;
     // The guests' words, which may be any.
     let processes = containers
         .iter()
         .fold(0u64, |sum, figures| sum.saturating_add(figures.told.processes.unwrap_or(figures.told.pids)));
-    let (cpu_nanos, memory) = host_usage(node, &record.id, &usage);
+    let memory = cost.memory;
     let mut interfaces = interfaces.into_iter().map(interface);
     let default_interface = interfaces.next();
     cri::PodSandboxStats {
@@ -48,7 +47,7 @@ fn of(node: &Node, figures: PodFigures) -> cri::PodSandboxStats {
         linux: Some(cri::LinuxPodSandboxStats {
             cpu: Some(cri::CpuUsage {
                 timestamp,
-                usage_core_nano_seconds: value(cpu_nanos),
+                usage_core_nano_seconds: value(cost.cpu.total_nanos),
                 ..Default::default()
             }),
             memory: Some(cri::MemoryUsage {
@@ -66,25 +65,11 @@ fn of(node: &Node, figures: PodFigures) -> cri::PodSandboxStats {
                 interfaces: interfaces.collect(),
             }),
             process: complete.then_some(cri::ProcessUsage { timestamp, process_count: value(processes) }),
-            containers: containers.into_iter().map(|figures| stats::of(node, figures)).collect(),
+            containers: containers.into_iter().map(|figures| stats::of(root, figures)).collect(),
             io: None,
         }),
         windows: None,
     }
-}
-
-/// CPU time in nanoseconds and memory: of the pod's cgroup, which has all that serves the pod; where it has none, or
-/// nothing counts there, of the VMM alone.
-fn host_usage(node: &Node, sandbox_id: &str, vmm: &Usage) -> (u64, Memory) {
-    let figures = node.cgroups.figures(&node.pod_dir(sandbox_id));
-    let memory = figures.memory.unwrap_or(Memory {
-        usage: vmm.resident_bytes,
-        working_set: vmm.resident_bytes,
-        resident: vmm.resident_bytes,
-        faults: vmm.minor_faults.saturating_add(vmm.major_faults),
-        major_faults: vmm.major_faults,
-    });
-    (figures.cpu_nanos.unwrap_or_else(|| vmm.cpu_nanos()), memory)
 }
 
 fn interface(counters: InterfaceCounters) -> cri::NetworkInterfaceUsage {
@@ -104,5 +89,30 @@ fn attributes(record: SandboxRecord) -> cri::PodSandboxAttributes {
         metadata: config.metadata,
         labels: config.labels,
         annotations: config.annotations,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::figures::{ContainerFigures, Cost, hostile};
+    use crate::store::ContainerRecord;
+
+    #[test]
+    fn what_guests_say_adds_up_to_no_overflow() {
+        let container = ContainerFigures::new(ContainerRecord::default(), hostile::answer());
+        let figures = PodFigures {
+            record: SandboxRecord::default(),
+            at: 1,
+            cost: Cost::default(),
+            statistics: Default::default(),
+            interfaces: Vec::new(),
+            containers: vec![container; 3],
+            complete: true,
+        };
+        let linux = of(Path::new("/"), figures).linux.unwrap();
+        assert_eq!(linux.process.and_then(|process| process.process_count), value(u64::MAX));
+        assert_eq!(linux.containers.len(), 3);
+        assert_eq!(linux.cpu.and_then(|cpu| cpu.usage_core_nano_seconds), value(0), "the host's own figure");
     }
 }

@@ -1,5 +1,6 @@
 //! Figures of containers in the CRI's form.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use husk_proto::{agent, cri};
@@ -18,7 +19,7 @@ pub fn value(value: u64) -> Option<cri::UInt64Value> {
 /// Figures of one container; only its attributes when it does not run.
 pub async fn container(node: &Node, container: &Container) -> Result<cri::ContainerStats> {
     match figures::of_container(node, container).await? {
-        Some(figures) => Ok(of(node, figures)),
+        Some(figures) => Ok(of(&node.config.root, figures)),
         None => {
             Ok(cri::ContainerStats { attributes: Some(attributes(container.record())), ..Default::default() })
         }
@@ -36,11 +37,11 @@ pub async fn list(node: &Arc<Node>, filter: Option<cri::ContainerStatsFilter>) -
             && labels.is_some_and(|labels| selected(labels, &filter.label_selector))
     };
     let all = figures::of_containers(node, wanted).await;
-    all.into_iter().map(|figures| of(node, figures)).collect()
+    all.into_iter().map(|figures| of(&node.config.root, figures)).collect()
 }
 
-/// What a guest told, in the CRI's form.
-pub fn of(node: &Node, figures: ContainerFigures) -> cri::ContainerStats {
+/// What a guest told, in the CRI's form; its writable layer is below `root`.
+pub fn of(root: &Path, figures: ContainerFigures) -> cri::ContainerStats {
     let ContainerFigures { record, at: timestamp, told } = figures;
     let limit = record.config.as_ref().and_then(|config| config.linux.as_ref()?.resources.as_ref());
     let limit = limit.map_or(0, |resources| resources.memory_limit_in_bytes.max(0) as u64);
@@ -64,7 +65,7 @@ pub fn of(node: &Node, figures: ContainerFigures) -> cri::ContainerStats {
         }),
         writable_layer: Some(cri::FilesystemUsage {
             timestamp,
-            fs_id: Some(cri::FilesystemIdentifier { mountpoint: node.config.root.display().to_string() }),
+            fs_id: Some(cri::FilesystemIdentifier { mountpoint: root.display().to_string() }),
             used_bytes: value(told.writable_bytes),
             inodes_used: value(told.writable_inodes),
         }),
@@ -89,13 +90,38 @@ fn attributes(record: ContainerRecord) -> cri::ContainerAttributes {
 }
 
 fn pressure(told: agent::Pressure) -> cri::PsiStats {
-    // What is no number in a guest's answer must be none in JSON made of this one.
-    let average = |told: f64| if told.is_finite() { told } else { 0.0 };
     let share = |told: agent::PressureShare| cri::PsiData {
         total: told.total_nanos,
-        avg10: average(told.avg10),
-        avg60: average(told.avg60),
-        avg300: average(told.avg300),
+        avg10: told.avg10,
+        avg60: told.avg60,
+        avg300: told.avg300,
     };
     cri::PsiStats { full: told.full.map(share), some: told.some.map(share) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::figures::hostile;
+
+    #[test]
+    fn a_guests_word_may_be_any() {
+        let resources = cri::LinuxContainerResources { memory_limit_in_bytes: 4096, ..Default::default() };
+        let linux = cri::LinuxContainerConfig { resources: Some(resources), ..Default::default() };
+        let config = Some(cri::ContainerConfig { linux: Some(linux), ..Default::default() });
+        let record = ContainerRecord { config, ..Default::default() };
+        let stats = of(Path::new("/"), ContainerFigures::new(record, hostile::answer()));
+        let (cpu, memory) = (stats.cpu.unwrap(), stats.memory.unwrap());
+        assert!(cpu.timestamp > 0, "the host's clock, not the guest's");
+        assert_eq!(memory.available_bytes, value(0));
+        assert_eq!(memory.usage_bytes, value(u64::MAX));
+        for pressure in [cpu.psi, memory.psi, stats.io.and_then(|io| io.psi)] {
+            let share = pressure.and_then(|pressure| pressure.some).unwrap();
+            assert!(
+                [share.avg10, share.avg60, share.avg300]
+                    .iter()
+                    .all(|average| (0.0..=100.0).contains(average))
+            );
+        }
+    }
 }

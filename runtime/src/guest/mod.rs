@@ -65,10 +65,12 @@ pub fn request<T>(message: T) -> tonic::Request<T> {
     request
 }
 
-/// What an agent's refusal means to husk's caller. Its text comes from the guest and is cut.
+/// What an agent's refusal means to husk's caller. Its text comes from the guest: it is cut, and has nothing in it that
+/// would begin a line of a log or command a terminal.
 pub fn refusal(what: &str, status: tonic::Status) -> Error {
-    let mut text: String = status.message().chars().take(1024).collect();
-    text = format!("{what}: {text}");
+    let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
+    let text: String = status.message().chars().take(1024).map(plain).collect();
+    let text = format!("{what}: {text}");
     match status.code() {
         tonic::Code::InvalidArgument => Error::Invalid(text),
         tonic::Code::NotFound | tonic::Code::FailedPrecondition | tonic::Code::AlreadyExists => {
@@ -108,4 +110,18 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guests_words_are_one_short_line() {
+        let hostile = format!("no\n2026-01-01 ERROR \u{1b}[2J\u{9b}{}", "x".repeat(1 << 20));
+        let told = refusal("the guest", tonic::Status::not_found(hostile));
+        assert!(matches!(&told, Error::State(text) if text.starts_with("the guest: no 2026")), "{told}");
+        let text = told.to_string();
+        assert!(text.len() < 2048 && !text.contains(char::is_control), "{text:?}");
+    }
 }

@@ -11,6 +11,7 @@ mod scratch;
 mod size;
 mod stop;
 mod update;
+mod volumes;
 
 pub use resize::Beyond;
 pub use run::check_handler;

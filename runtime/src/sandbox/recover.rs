@@ -109,7 +109,12 @@ impl Node {
             let _ = vm.detach(slot).await;
         }
         let slots = Arc::new(tokio::sync::Mutex::new(slots));
-        let volumes = Volumes::found(&self.pod_dir(&pod.id));
+        let (volumes, end) = Volumes::found(&self.pod_dir(&pod.id));
+        match end {
+            Some(end) => self.watch_volumes(pod.clone(), vm.clone(), end),
+            None if volumes.containers().is_empty() => {}
+            None => self.volumes_lost(pod, "while husk was away"),
+        }
         for id in volumes.containers().into_iter().filter(|id| !known.contains(id.as_str())) {
             volumes.remove(&id)?;
         }

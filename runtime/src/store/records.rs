@@ -47,7 +47,7 @@ pub struct SandboxRecord {
     /// Start time of that process, clock ticks since boot (field 22 of /proc/PID/stat).
     #[prost(uint64, tag = "8")]
     pub vmm_started: u64,
-    /// Why the pod is not ready, for a person.
+    /// Why the pod is not ready, or what a ready one has lost, for a person.
     #[prost(string, tag = "9")]
     pub message: String,
     /// vCPUs that its VM has; 0: not yet made, or by a daemon that did not write it down.

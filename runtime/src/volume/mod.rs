@@ -13,6 +13,7 @@ mod user_namespace;
 use std::path::{Path, PathBuf};
 
 pub use request::{Volume, container_path, requested};
+pub use server::End;
 
 use crate::cgroup::Cgroups;
 use crate::config::VolumeConfig;
@@ -31,15 +32,15 @@ impl Volumes {
         Self { dir: dir(pod_dir), served: false }
     }
 
-    /// Those that an earlier daemon has left.
-    pub fn found(pod_dir: &Path) -> Self {
+    /// Those that an earlier daemon has left, and the end of what serves them if that is to be waited for.
+    pub fn found(pod_dir: &Path) -> (Self, Option<End>) {
         let dir = dir(pod_dir);
-        let served = server::is_there(&dir);
-        Self { dir, served }
+        let end = server::find(&dir);
+        (Self { dir, served: end.is_some() }, end)
     }
 
     /// Makes volumes visible below the container's directory of the share, the server started with the
-    /// first, in the pod's cgroup.
+    /// first, in the pod's cgroup; `watch` is called with the end of one that is started.
     ///
     /// # Errors
     /// Nothing is left mounted for the container then.
@@ -50,6 +51,7 @@ impl Volumes {
         vm: &Vm,
         container: &str,
         volumes: &[Volume],
+        watch: impl FnOnce(End),
     ) -> Result<()> {
         if volumes.is_empty() {
             return Ok(());
@@ -57,10 +59,11 @@ impl Volumes {
         if !self.served {
             mounts::make_share(&self.dir)?;
             let pod_dir = self.dir.parent().unwrap_or(&self.dir);
-            let connection = server::start(&config.virtiofsd, &self.dir, cgroups.door(pod_dir)?)?;
+            let (connection, end) = server::start(&config.virtiofsd, &self.dir, cgroups.door(pod_dir)?)?;
             // Answered once the server is in its namespaces.
             vm.attach_fs(connection).await?;
             self.served = true;
+            watch(end);
         }
         let mounted = server::mount_namespace(&self.dir)
             .and_then(|namespace| mounts::add(&self.dir, container, volumes, namespace));
@@ -96,6 +99,11 @@ pub fn tear_down(pod_dir: &Path) -> Result<()> {
     }
     server::stop(&dir);
     mounts::remove(&dir)
+}
+
+/// What the server of the pod whose files are in `pod_dir` said last.
+pub fn last_words(pod_dir: &Path) -> String {
+    server::last_words(&dir(pod_dir))
 }
 
 fn dir(pod_dir: &Path) -> PathBuf {

@@ -27,10 +27,10 @@ pub struct Volume {
     pub mappings: Option<IdMappings>,
 }
 
-/// The volumes of a request. A directory that is not there is made, as other runtimes do.
+/// The volumes of a request, none of them an image's. A directory that is not there is made, as other runtimes do.
 ///
 /// # Errors
-/// [`Error::Invalid`] and [`Error::Unsupported`], with the path.
+/// [`Error::Invalid`], with the path.
 pub fn requested(config: &cri::ContainerConfig) -> Result<Vec<Volume>> {
     if config.mounts.len() > MAX_VOLUMES {
         return Err(Error::Invalid(format!("{} mounts; at most {MAX_VOLUMES}", config.mounts.len())));
@@ -40,9 +40,6 @@ pub fn requested(config: &cri::ContainerConfig) -> Result<Vec<Volume>> {
 
 fn volume(mount: &cri::Mount) -> Result<Volume> {
     let container = container_path(&mount.container_path)?;
-    if mount.image.is_some() {
-        return Err(Error::Unsupported(format!("image volumes are not served yet: {container:?}")));
-    }
     let follows_host = match mount.propagation() {
         cri::MountPropagation::PropagationPrivate => false,
         cri::MountPropagation::PropagationHostToContainer => true,
@@ -132,7 +129,5 @@ mod tests {
         assert!(volume(&both).unwrap_err().to_string().contains("Bidirectional"));
         let half = cri::Mount { recursive_read_only: true, ..request("/d", root) };
         assert!(volume(&half).unwrap_err().to_string().contains("readonly"));
-        let image = cri::Mount { image: Some(Default::default()), ..request("/d", root) };
-        assert!(matches!(volume(&image), Err(Error::Unsupported(_))));
     }
 }

@@ -6,22 +6,31 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::Stdio;
+use std::sync::Arc;
 
 use command_fds::{CommandFdExt, FdMapping};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::cgroup::Door;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::process;
+use crate::vm;
 
 /// Number of the listening socket in the server.
 const LISTENER: i32 = 3;
+/// How much of what a server said is told on, bytes.
+const LAST_WORDS: usize = 500;
 /// The argument by which a server is found again.
 const SHARED_DIR: &str = "--shared-dir";
 
-/// Starts the server of `dir` in the cgroup behind the door; what is answered is a connection to it.
-pub fn start(program: &Path, dir: &Path, door: Door) -> Result<OwnedFd> {
+/// Comes when a server has ended, and tells how.
+pub type End = Pin<Box<dyn Future<Output = String> + Send>>;
+
+/// Starts the server of `dir` in the cgroup behind the door; what is answered is a connection to it, and its end.
+pub fn start(program: &Path, dir: &Path, door: Door) -> Result<(OwnedFd, End)> {
     host::file(program, "install virtiofsd, or set volumes.virtiofsd").map_err(Error::Unavailable)?;
     let socket = dir.with_extension("sock");
     let _ = std::fs::remove_file(&socket);
@@ -48,14 +57,30 @@ pub fn start(program: &Path, dir: &Path, door: Door) -> Result<OwnedFd> {
         .fd_mappings(vec![FdMapping { parent_fd: listener.into(), child_fd: LISTENER }])
         .map_err(|e| Error::Internal(format!("cannot hand the socket to virtiofsd: {e}")))?;
     let mut child = command.spawn().map_err(|e| Error::io("start", program, e))?;
-    // Reaps it; its end ends the connection.
-    tokio::spawn(async move { child.wait().await });
-    Ok(connection?.into())
+    // Reaps it, whoever waits for the end.
+    let ended = tokio::spawn(async move { child.wait().await });
+    let end = async move {
+        match ended.await {
+            Ok(Ok(status)) => status.to_string(),
+            _ => "nobody knows how".to_owned(),
+        }
+    };
+    Ok((connection?.into(), Box::pin(end)))
 }
 
-/// Is there a server of `dir`?
-pub fn is_there(dir: &Path) -> bool {
-    process::with_argument(SHARED_DIR, dir).is_some()
+/// The end of a server of `dir` that an earlier daemon started; `None` when there is no server.
+pub fn find(dir: &Path) -> Option<End> {
+    let pid = process::with_argument(SHARED_DIR, dir)?;
+    let pidfd = Arc::new(pidfd_open(Pid::from_raw(pid)?, PidfdFlags::NONBLOCK).ok()?);
+    // Looked at again now that the descriptor holds the process: the number may have been used again.
+    if !process::has_argument(pid, SHARED_DIR, dir) {
+        return None;
+    }
+    let watched = vm::sys::register(pidfd).ok()?;
+    Some(Box::pin(async move {
+        let _ = watched.readable().await;
+        "with which status only the daemon that started it could know".to_owned()
+    }))
 }
 
 /// The mount namespace of the server of `dir`.
@@ -83,6 +108,13 @@ pub fn mount_namespace(dir: &Path) -> Result<File> {
 pub fn stop(dir: &Path) {
     process::kill_with_argument(SHARED_DIR, dir);
     let _ = std::fs::remove_file(log(dir));
+}
+
+/// What the server of `dir` said last.
+pub fn last_words(dir: &Path) -> String {
+    let bytes = std::fs::read(log(dir)).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(LAST_WORDS)..]).into_owned();
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
 fn log(dir: &Path) -> PathBuf {

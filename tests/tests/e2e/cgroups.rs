@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,6 +123,62 @@ pub async fn where_kubelet_says(bed: Arc<Bed>) {
         assert!(!own_dir.exists());
         pod.remove().await;
     }
+}
+
+/// A process that holds memory in a pod's cgroup, and its end.
+struct Filler(Child);
+
+impl Filler {
+    const BYTES: u64 = 64_000_000;
+
+    fn start(cgroup: &Path) -> Filler {
+        let line = format!(
+            "echo $$ >'{}/cgroup.procs' && filling=$(head -c {} /dev/zero | tr '\\0' x) && sleep 600",
+            cgroup.display(),
+            Self::BYTES
+        );
+        Filler(Command::new("sh").args(["-c", &line]).spawn().expect("start a shell"))
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        let _ = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+/// Statistics and metrics tell the same of a pod: what its whole cgroup uses, not the VMM alone.
+pub async fn figures(bed: Arc<Bed>) {
+    const MEMORY: [&str; 3] =
+        ["container_memory_usage_bytes", "container_memory_working_set_bytes", "container_memory_rss"];
+    let pod = bed.pod(pod("figures")).await;
+    let own = root().join(format!("husk/husk-{}", pod.id));
+    let told = async || {
+        let mut runtime = bed.client.runtime();
+        let request = cri::PodSandboxStatsRequest { pod_sandbox_id: pod.id.clone() };
+        let stats = runtime.pod_sandbox_stats(request).await.expect("PodSandboxStats").into_inner().stats;
+        let memory = stats.and_then(|stats| stats.linux?.memory).expect("figures of memory");
+        let stats = [memory.usage_bytes, memory.working_set_bytes, memory.rss_bytes]
+            .map(|value| value.expect("a figure").value);
+        let answer = runtime.list_pod_sandbox_metrics(cri::ListPodSandboxMetricsRequest {}).await;
+        let pods = answer.expect("ListPodSandboxMetrics").into_inner().pod_metrics;
+        let metrics = &pods.iter().find(|found| found.pod_sandbox_id == pod.id).expect("the pod's").metrics;
+        let metrics = MEMORY.map(|name| {
+            let found = metrics.iter().find(|metric| metric.name == name).and_then(|metric| metric.value);
+            found.unwrap_or_else(|| panic!("{name} is not told")).value
+        });
+        (stats, metrics)
+    };
+    let before = told().await;
+    let _filler = Filler::start(&own);
+    wait_for("both to tell of a process that is not the VMM", Duration::from_secs(60), || async {
+        let (stats, metrics) = told().await;
+        let grown =
+            |now: [u64; 3], then: [u64; 3]| (0..3).all(|i| now[i] >= then[i] + Filler::BYTES * 9 / 10);
+        (grown(stats, before.0) && grown(metrics, before.1)).then_some(())
+    })
+    .await;
+    pod.remove().await;
 }
 
 /// A pod that names no parent, and one whose parent is not there.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use husk_proto::cri;
-use husk_tests::{Bed, Daemon, container, expect_code, pod, step, wait_for};
+use husk_tests::{Bed, Daemon, Pod, container, expect_code, pod, sh, step, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid as ProcessId;
 use serde_json::json;
@@ -149,4 +149,49 @@ pub async fn vmm_killed(bed: Arc<Bed>) {
     victim.remove().await;
     other.remove().await;
     bed.check_clean().expect("nothing is left");
+}
+
+/// A pod whose volumes' server dies says so, and how, and goes on without them; with another daemon as well.
+pub async fn volume_server_killed(bed: Arc<Bed>) {
+    let killed = async |pod: &Pod| {
+        sh(&format!("pkill -KILL -f -- '--shared-dir [^ ]*{}'", pod.id));
+        wait_for("the pod to tell of it", Duration::from_secs(20), || async {
+            pod.describe().await.info.remove("message").filter(|message| message.contains("virtiofsd"))
+        })
+        .await
+    };
+    let with_volume = async |name: &str| {
+        let pod = bed.pod(pod(name)).await;
+        let mount = cri::Mount {
+            host_path: bed.scratch("volume").display().to_string(),
+            container_path: "/data".into(),
+            ..Default::default()
+        };
+        let config = cri::ContainerConfig { mounts: vec![mount], ..container("volume", "sleep 3600") };
+        let container = pod.start(config).await;
+        (pod, container)
+    };
+    let ((first, inside), (second, _)) = tokio::join!(with_volume("first"), with_volume("second"));
+    let message = killed(&first).await;
+    assert!(message.contains("signal: 9"), "{message}");
+    let told = |pod: &Pod| {
+        let log = bed.daemon.log_tail();
+        log.lines().any(|line| line.contains("WARN") && line.contains(&pod.id) && line.contains("virtiofsd"))
+    };
+    assert!(told(&first) && !told(&second), "{}", bed.daemon.log_tail());
+    assert_eq!(
+        inside.exec("echo alive").await,
+        "alive
+"
+    );
+    assert_eq!(second.describe().await.info["message"], "");
+
+    step("one that another daemon started");
+    bed.daemon.kill();
+    bed.daemon.start().await;
+    killed(&second).await;
+    assert!(told(&second));
+    for pod in [first, second] {
+        pod.remove().await;
+    }
 }

@@ -133,11 +133,11 @@ fn main() -> ExitCode {
         disks: container_disk, partitions, from_files, debian;
         bad_input: incomplete_requests, host_namespaces, log_paths, oversize_request, checkpoints,
             what_is_not_served;
-        faults: plugin_fails_to_add, plugin_fails_to_delete, no_network_configured, no_kvm, vmm_killed;
+        faults: plugin_fails_to_add, plugin_fails_to_delete, no_network_configured, no_kvm, vmm_killed, volume_server_killed;
         restart: pod_goes_on, vmm_dies_meanwhile, killed_in_the_middle;
         volumes: seen_from_both_sides, read_only, propagation, malformed_requests, after_a_restart, share_is_sealed, removed_on_the_host;
         volume_kinds: images, memory, block_device, read_only_device, other_devices;
-        cgroups: where_kubelet_says, by_default, found_after_a_restart, both_versions, none_usable, driver_is_told, bad_parents,
+        cgroups: where_kubelet_says, by_default, figures, found_after_a_restart, both_versions, none_usable, driver_is_told, bad_parents,
             memory_of_the_host;
         streaming: commands, large_output, half_closed_input, terminal, many_at_once, killed_client, attached_output,
             attached_input, attached_terminal, forwarded_ports, refused_port, urls, wrong_requests;

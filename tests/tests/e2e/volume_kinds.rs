@@ -290,6 +290,10 @@ pub async fn block_device(bed: Arc<Bed>) {
     );
     assert!(open_files(&pod).await.contains(&disk.path));
 
+    // Its alone: the other container's is what it was.
+    first.exec("chmod 600 /dev/xvda").await;
+    assert_eq!(second.exec("stat -c %a /data/raw").await, "640\n");
+
     step("nobody else writes, and nobody writes beside readers");
     for permissions in ["rw", "r"] {
         let refused = other.try_create(having(vec![disk.device("/dev/xvda", permissions)])).await;
@@ -303,8 +307,8 @@ pub async fn block_device(bed: Arc<Bed>) {
     bed.daemon.start().await;
     second.remove().await;
     let third = pod.start(privileged(having(vec![disk.device("/dev/xvda", "rwm")]))).await;
-    // By another name: busybox takes a node that is a mount point for a mounted file system.
-    third.exec("ln -s /dev/xvda /disk && mke2fs /disk >/dev/null").await;
+    assert_eq!(third.exec("grep -c xvda /proc/self/mountinfo; true").await, "0\n");
+    third.exec("mke2fs /dev/xvda >/dev/null").await;
     third.exec("mkdir /mnt && mount -t ext4 /dev/xvda /mnt && echo kept >/mnt/file").await;
     third.exec("umount /mnt && rm -r /mnt && blkdiscard -o 12582912 -l 1048576 /dev/xvda").await;
     first.exec(&write("written2", 15 * MIB)).await;

@@ -9,7 +9,9 @@ use std::path::Path;
 use husk_proto::GUEST_DEVICES;
 use husk_proto::agent::{DeviceVolume, device_volume};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType};
+use oci_spec::runtime::{
+    LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType,
+};
 
 use crate::error::{Context, Error, Result};
 use crate::sandbox::disk::Disk;
@@ -39,6 +41,16 @@ impl Device {
         let number = metadata.rdev();
         let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
         Ok(Self { block: kind.is_block_device(), major, minor })
+    }
+
+    fn kind(self) -> LinuxDeviceType {
+        if self.block { LinuxDeviceType::B } else { LinuxDeviceType::C }
+    }
+
+    /// Major and minor number as the OCI runtime spec has them.
+    fn numbers(self) -> (i64, i64) {
+        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        (number(self.major), number(self.minor))
     }
 }
 
@@ -119,28 +131,59 @@ pub fn rule(device: &Device, access: &str) -> Result<LinuxDeviceCgroup> {
     if access.is_empty() || !access.bytes().all(|letter| b"rwm".contains(&letter)) {
         return Err(Error::Invalid(format!("access {access:?} to a device is not made of r, w and m")));
     }
-    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let (major, minor) = device.numbers();
     LinuxDeviceCgroupBuilder::default()
         .allow(true)
-        .typ(if device.block { LinuxDeviceType::B } else { LinuxDeviceType::C })
-        .major(number(device.major))
-        .minor(number(device.minor))
+        .typ(device.kind())
+        .major(major)
+        .minor(minor)
         .access(access)
         .build()
         .map_err(|e| Error::Internal(format!("the rule of a device: {e}")))
 }
 
-/// Makes a node of the device at `place`. A container gets one of its own, whose mode and owner are its alone to
-/// change, by a bind mount, since the container library makes nodes below /dev only.
-pub fn make_node(place: &Path, device: &Device, volume: &DeviceVolume) -> Result<()> {
+/// A node that a container is to have of a device, its alone to change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Node {
+    device: Device,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+}
+
+impl Node {
+    /// The one that `volume` asks for.
+    pub fn new(device: Device, volume: &DeviceVolume) -> Self {
+        Self { device, mode: volume.mode & MODE, uid: volume.uid, gid: volume.gid }
+    }
+
+    /// For the container library to make at `path` in the container's own /dev.
+    pub fn at(&self, path: &Path) -> Result<LinuxDevice> {
+        let (major, minor) = self.device.numbers();
+        LinuxDeviceBuilder::default()
+            .path(path)
+            .typ(self.device.kind())
+            .major(major)
+            .minor(minor)
+            .file_mode(self.mode)
+            .uid(self.uid)
+            .gid(self.gid)
+            .build()
+            .map_err(|e| Error::Internal(format!("the device node {}: {e}", path.display())))
+    }
+}
+
+/// Makes a node at `place`, for a bind mount.
+pub fn make_node(place: &Path, node: &Node) -> Result<()> {
     let failed = || format!("making the device node {}", place.display());
     if let Some(directory) = place.parent() {
         fs::create_dir_all(directory).context(failed)?;
     }
+    let Node { device, mode, uid, gid } = *node;
     let kind = if device.block { SFlag::S_IFBLK } else { SFlag::S_IFCHR };
     mknod(place, kind, Mode::empty(), makedev(device.major, device.minor)).context(failed)?;
-    chown(place, Some(volume.uid), Some(volume.gid)).context(failed)?;
-    fs::set_permissions(place, fs::Permissions::from_mode(volume.mode & MODE)).context(failed)
+    chown(place, Some(uid), Some(gid)).context(failed)?;
+    fs::set_permissions(place, fs::Permissions::from_mode(mode)).context(failed)
 }
 
 #[cfg(test)]
@@ -157,6 +200,16 @@ mod tests {
         for access in ["", "x", "rwmx", "R"] {
             assert!(matches!(rule(&device, access), Err(Error::Invalid(_))), "{access:?}");
         }
+    }
+
+    #[test]
+    fn a_node_is_as_the_request_says() {
+        let device = Device { block: true, major: 254, minor: 16 };
+        let volume = DeviceVolume { mode: 0o40640, uid: 12, gid: 34, ..DeviceVolume::default() };
+        let made = Node::new(device, &volume).at(Path::new("/dev/xvda")).unwrap();
+        assert_eq!((made.typ(), made.major(), made.minor()), (LinuxDeviceType::B, 254, 16));
+        assert_eq!((made.file_mode(), made.uid(), made.gid()), (Some(0o640), Some(12), Some(34)));
+        assert_eq!(made.path(), Path::new("/dev/xvda"));
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 mod device;
 mod image;
 mod memory;
+mod places;
 
 use std::fs;
 use std::io;
@@ -14,6 +15,7 @@ use oci_spec::runtime::{LinuxDeviceCgroup, Spec};
 
 pub use self::device::Media;
 pub use self::memory::Memory;
+use self::places::Place;
 use super::Tools;
 use super::idmapped;
 use super::images::Source;
@@ -63,7 +65,7 @@ impl Volumes {
                 places.push(place);
                 rules.extend(rule);
             }
-            name_places(spec, &places)?;
+            places::name(spec, &places)?;
             allow(spec, rules);
             Ok(())
         };
@@ -82,37 +84,40 @@ impl Volumes {
         number: usize,
         volume: &GuestVolume,
         users: Option<&PodUsers>,
-    ) -> Result<(PathBuf, Option<LinuxDeviceCgroup>)> {
+    ) -> Result<(Place, Option<LinuxDeviceCgroup>)> {
         match &volume.kind {
             None => Err(Error::Invalid(format!("volume {number} is of no kind"))),
             Some(guest_volume::Kind::Image(volume)) => {
                 let (source, image) = image::acquire(&tools.images, volume).await?;
                 self.hold(Held::Image(source));
                 let image = image::place(&image, volume)?;
-                let Some(users) = users else { return Ok((image, None)) };
+                let Some(users) = users else { return Ok((image.into(), None)) };
                 let place = self.own.join(number.to_string());
                 self.hold(Held::Mount(place.clone()));
                 image::make_place(&image, &place)?;
                 idmapped::mount(&image, &place, users)?;
-                Ok((place, None))
+                Ok((place.into(), None))
             }
             Some(guest_volume::Kind::Memory(volume)) => {
                 let whole = tools.memory.place(volume).await?;
                 if volume.sub_path.is_empty() {
-                    return Ok((whole, None));
+                    return Ok((whole.into(), None));
                 }
                 let place = self.own.join(number.to_string());
                 self.hold(Held::Mount(place.clone()));
                 memory::bind(&whole, volume, &place)?;
-                Ok((place, None))
+                Ok((place.into(), None))
             }
             Some(guest_volume::Kind::Device(volume)) => {
                 let (device, held) = device::find(&tools.media, volume).await?;
                 held.into_iter().for_each(|serial| self.hold(Held::Medium(serial)));
                 let rule = device::rule(&device, &volume.access)?;
                 let place = self.own.join(number.to_string());
-                device::make_node(&place, &device, volume)?;
-                Ok((place, Some(rule)))
+                let node = device::Node::new(device, volume);
+                device::make_node(&place, &node)?;
+                // One made from within a user namespace opens nothing.
+                let node = users.is_none().then_some(node);
+                Ok((Place { path: place, node }, Some(rule)))
             }
         }
     }
@@ -155,24 +160,6 @@ impl Volumes {
     }
 }
 
-/// Puts the volumes' places into the mounts that name them by number.
-fn name_places(spec: &mut Spec, places: &[PathBuf]) -> Result<()> {
-    for mount in spec.mounts_mut().iter_mut().flatten() {
-        let source = mount.source().as_ref().and_then(|source| source.to_str());
-        let Some(name) = source.and_then(|source| source.strip_prefix(husk_proto::GUEST_VOLUME_SOURCE))
-        else {
-            continue;
-        };
-        let place = name.parse::<usize>().ok().and_then(|number| places.get(number));
-        let place = place.ok_or_else(|| {
-            Error::Invalid(format!("the request has no volume {name:?}; it has {}", places.len()))
-        })?;
-        let place = place.clone();
-        mount.set_source(Some(place));
-    }
-    Ok(())
-}
-
 /// Adds rules to those of the spec. One without any restricts nothing.
 fn allow(spec: &mut Spec, rules: Vec<LinuxDeviceCgroup>) {
     let resources = spec.linux_mut().as_mut().and_then(|linux| linux.resources_mut().as_mut());
@@ -187,34 +174,12 @@ mod tests {
 
     use super::*;
 
-    fn spec(sources: &[&str]) -> Spec {
-        let mounts: Vec<_> = sources
-            .iter()
-            .map(|source| json!({"destination": "/v", "type": "bind", "source": source}))
-            .collect();
-        let spec = json!({"ociVersion": "1.1.0", "mounts": mounts, "linux": {"resources": {
-            "devices": [{"allow": false, "access": "rwm"}]
-        }}});
-        serde_json::from_value(spec).unwrap()
-    }
-
-    #[test]
-    fn volumes_are_named_by_their_numbers() {
-        let mut two = spec(&["husk:guest-volume/1", "/run/husk/etc/hosts", "husk:guest-volume/0"]);
-        name_places(&mut two, &["/zero".into(), "/one".into()]).unwrap();
-        let sources: Vec<_> =
-            two.mounts().as_ref().unwrap().iter().map(|mount| mount.source().clone().unwrap()).collect();
-        assert_eq!(sources, ["/one", "/run/husk/etc/hosts", "/zero"].map(PathBuf::from));
-        for name in ["2", "", "-1", "x", "0/..", "18446744073709551616"] {
-            let mut one = spec(&[&format!("husk:guest-volume/{name}")]);
-            let named = name_places(&mut one, &["/zero".into(), "/one".into()]);
-            assert!(matches!(named, Err(Error::Invalid(_))), "{name:?}");
-        }
-    }
-
     #[test]
     fn rules_follow_those_of_the_spec() {
-        let mut spec = spec(&[]);
+        let spec = json!({"ociVersion": "1.1.0", "linux": {"resources": {
+            "devices": [{"allow": false, "access": "rwm"}]
+        }}});
+        let mut spec: Spec = serde_json::from_value(spec).unwrap();
         let device = device::Device { block: true, major: 254, minor: 16 };
         allow(&mut spec, vec![device::rule(&device, "rw").unwrap()]);
         let resources = spec.linux().as_ref().unwrap().resources().clone().unwrap();

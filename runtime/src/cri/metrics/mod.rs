@@ -86,8 +86,9 @@ mod tests {
     use husk_proto::agent;
 
     use super::*;
+    use crate::cgroup::Cpu;
+    use crate::figures::Cost;
     use crate::network::InterfaceCounters;
-    use crate::vm::Usage;
 
     fn figures(told: agent::StatsResponse) -> PodFigures {
         let metadata = Some(cri::ContainerMetadata { name: "c".into(), attempt: 0 });
@@ -107,10 +108,13 @@ mod tests {
         PodFigures {
             record: SandboxRecord { id: "sandbox".into(), config, ..Default::default() },
             at: 5_000_000_000,
-            usage: Usage { cpu_user_nanos: 2_500_000_000, ..Default::default() },
+            cost: Cost {
+                cpu: Cpu { total_nanos: 2_500_000_000, ..Default::default() },
+                ..Default::default()
+            },
             statistics: Default::default(),
             interfaces: vec![InterfaceCounters { name: "eth0".into(), rx_bytes: 7, ..Default::default() }],
-            containers: vec![ContainerFigures { record, at: 5_000_000_000, told }],
+            containers: vec![ContainerFigures::new(record, told)],
             complete: true,
         }
     }
@@ -169,11 +173,17 @@ mod tests {
 
     #[test]
     fn what_a_guest_says_is_bounded() {
-        let device = agent::DeviceUsage { name: "n".repeat(1000), ..Default::default() };
-        let devices = vec![device; 1000];
-        let metrics = of(&figures(agent::StatsResponse { devices, ..Default::default() }));
-        let metrics = &metrics.container_metrics[0].metrics;
-        assert!(metrics.len() < 1000, "{}", metrics.len());
-        assert!(metrics.iter().flat_map(|metric| &metric.label_values).all(|value| value.len() < 100));
+        for name in ["n".repeat(1000), "v\u{1b}[2J".into(), "vda\n".into()] {
+            let device = agent::DeviceUsage { name, ..crate::figures::hostile::device() };
+            let devices = vec![device; 1000];
+            let metrics = of(&figures(agent::StatsResponse { devices, ..crate::figures::hostile::answer() }));
+            let metrics = &metrics.container_metrics[0].metrics;
+            assert!(metrics.len() < 1000, "{}", metrics.len());
+            let mut labels = metrics.iter().flat_map(|metric| &metric.label_values);
+            assert!(labels.all(|value| value.len() < 100 && !value.contains(char::is_control)));
+            let cpu =
+                metrics.iter().find(|metric| metric.name == "container_cpu_usage_seconds_total").unwrap();
+            assert_eq!(cpu.value.unwrap().value, u64::MAX / 1_000_000_000);
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! All metrics. Containers' figures are those of their cgroups in the guest, pods' those of the VM on the host.
+//! All metrics. Containers' figures are those of their cgroups in the guest, pods' what all that serves them costs the
+//! host.
 
 use husk_proto::agent::{DeviceUsage, Pressure};
 use husk_proto::cri::LinuxContainerResources;
@@ -7,12 +8,6 @@ use super::metric::{Metric, Sample, counter, gauge, labelled, one, seconds, time
 use crate::figures::{ContainerFigures, PodFigures};
 use crate::network::InterfaceCounters;
 
-/// The most devices of a guest that are believed.
-const MAX_DEVICES: usize = 64;
-
-/// The longest name of a device that is believed, bytes.
-const MAX_NAME: usize = 32;
-
 const DEVICE: &[&str] = &["device"];
 const INTERFACE: &[&str] = &["interface"];
 
@@ -20,13 +15,13 @@ const INTERFACE: &[&str] = &["interface"];
 pub static TABLE: &[Metric] = &[
     counter("container_cpu_usage_seconds_total", "CPU time that was used, seconds.")
         .container(|c| seconds(c.told.cpu_usage_nanos))
-        .pod(|p| seconds(p.usage.cpu_nanos())),
+        .pod(|p| seconds(p.cost.cpu.total_nanos)),
     counter("container_cpu_user_seconds_total", "CPU time that was used in user mode, seconds.")
         .container(|c| seconds(c.told.cpu_user_nanos))
-        .pod(|p| seconds(p.usage.cpu_user_nanos)),
+        .pod(|p| seconds(p.cost.cpu.user_nanos)),
     counter("container_cpu_system_seconds_total", "CPU time that was used in kernel mode, seconds.")
         .container(|c| seconds(c.told.cpu_system_nanos))
-        .pod(|p| seconds(p.usage.cpu_system_nanos)),
+        .pod(|p| seconds(p.cost.cpu.system_nanos)),
     counter("container_cpu_cfs_periods_total", "Periods of the CPU limit that have passed.")
         .container(|c| one(c.told.cpu_periods)),
     counter("container_cpu_cfs_throttled_periods_total", "Periods in which the CPU limit was used up.")
@@ -35,16 +30,16 @@ pub static TABLE: &[Metric] = &[
         .container(|c| seconds(c.told.cpu_throttled_nanos)),
     gauge("container_memory_usage_bytes", "Memory that is used, all of it.")
         .container(|c| one(c.told.memory_usage_bytes))
-        .pod(|p| one(p.usage.resident_bytes)),
+        .pod(|p| one(p.cost.memory.usage)),
     gauge(
         "container_memory_working_set_bytes",
         "Memory that is used, without page cache that can be dropped.",
     )
     .container(|c| one(c.told.memory_working_set_bytes))
-    .pod(|p| one(p.usage.resident_bytes)),
-    gauge("container_memory_rss", "Memory that is no file's, bytes; of a pod all that its VM holds.")
+    .pod(|p| one(p.cost.memory.working_set)),
+    gauge("container_memory_rss", "Memory that is no file's, bytes; of a pod with its guest's.")
         .container(|c| one(c.told.memory_rss_bytes))
-        .pod(|p| one(p.usage.resident_bytes)),
+        .pod(|p| one(p.cost.memory.resident)),
     gauge("container_memory_cache", "Page cache, bytes.").container(|c| one(c.told.memory_cache_bytes)),
     gauge("container_memory_mapped_file", "Mapped files, bytes.")
         .container(|c| one(c.told.memory_mapped_file_bytes)),
@@ -66,7 +61,7 @@ pub static TABLE: &[Metric] = &[
     )
     .labels(&["failure_type", "scope"])
     .container(|c| faults(c.told.page_faults, c.told.major_page_faults))
-    .pod(|p| faults(p.usage.minor_faults.saturating_add(p.usage.major_faults), p.usage.major_faults)),
+    .pod(|p| faults(p.cost.memory.faults, p.cost.memory.major_faults)),
     counter("container_oom_events_total", "Processes that were killed for want of memory.")
         .container(|c| one(c.told.oom_kills)),
     gauge("container_processes", "Processes.").container(|c| one(c.told.processes)),
@@ -185,7 +180,7 @@ fn layer(container: &ContainerFigures, value: impl Into<Option<u64>>) -> Vec<Sam
 }
 
 fn devices(container: &ContainerFigures, figure: fn(&DeviceUsage) -> u64) -> Vec<Sample> {
-    let devices = container.told.devices.iter().take(MAX_DEVICES);
+    let devices = container.told.devices.iter();
     devices.map(|device| labelled([&node(&device.name)], figure(device))).collect()
 }
 
@@ -195,13 +190,12 @@ fn blkio(container: &ContainerFigures) -> Vec<Sample> {
         [("Read", device.read_bytes), ("Write", device.written_bytes)]
             .map(|(operation, bytes)| labelled([&name, &major, &minor, operation], bytes))
     };
-    container.told.devices.iter().take(MAX_DEVICES).flat_map(of).collect()
+    container.told.devices.iter().flat_map(of).collect()
 }
 
-/// The path of a guest's device; empty for a name that no device has.
+/// The path of a guest's device; empty for one without a name.
 fn node(name: &str) -> String {
-    let fine = !name.is_empty() && name.len() <= MAX_NAME && name.bytes().all(|b| b.is_ascii_alphanumeric());
-    if fine { format!("/dev/{name}") } else { String::new() }
+    if name.is_empty() { String::new() } else { format!("/dev/{name}") }
 }
 
 fn limits(container: &ContainerFigures) -> Option<&LinuxContainerResources> {

@@ -2,6 +2,11 @@
 //!
 //! Pods are asked side by side, each within one limit of time: a guest that hangs delays nobody else's figures.
 
+mod cost;
+#[cfg(test)]
+pub mod hostile;
+mod told;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +15,16 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use husk_proto::agent;
 use husk_vmm::control::Statistics;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
+pub use self::cost::Cost;
 use crate::error::{Error, Result};
 use crate::guest::{self, Guest};
 use crate::network::InterfaceCounters;
 use crate::node::{Container, Node, Pod, now_nanos};
 use crate::store::{ContainerRecord, Phase, SandboxRecord};
-use crate::vm::Usage;
+use crate::vm::Vm;
 
 /// How long a pod has to tell its figures; who scrapes a node waits ten seconds as a rule.
 const LIMIT: Duration = Duration::from_secs(8);
@@ -36,8 +43,15 @@ pub struct ContainerFigures {
     /// When, by the host's clock: rates are made of differences, and the guest's is the tenant's to set. Nanoseconds
     /// since the Unix epoch.
     pub at: i64,
-    /// The guest's word, which may be any.
+    /// The guest's word, within bounds but else any.
     pub told: agent::StatsResponse,
+}
+
+impl ContainerFigures {
+    /// Of an answer that has come just now.
+    pub fn new(record: ContainerRecord, told: agent::StatsResponse) -> ContainerFigures {
+        ContainerFigures { record, at: now_nanos(), told: told::believed(told) }
+    }
 }
 
 /// Figures of a ready pod, as the host sees them.
@@ -47,8 +61,8 @@ pub struct PodFigures {
     pub record: SandboxRecord,
     /// When, nanoseconds since the Unix epoch.
     pub at: i64,
-    /// Of the VMM, the guest included.
-    pub usage: Usage,
+    /// What it costs the host.
+    pub cost: Cost,
     /// The VMM's counters.
     pub statistics: Statistics,
     /// The first is the pod's default one; none when they cannot be read or there is no network.
@@ -100,7 +114,6 @@ pub async fn of_containers(
 pub async fn of_pod(node: &Node, pod: &Pod) -> Result<PodFigures> {
     let deadline = Instant::now() + LIMIT;
     let live = pod.live().await?;
-    let usage = live.vm.usage()?;
     let containers = node.containers_of(&pod.id);
     let running: Vec<ContainerRecord> = containers
         .iter()
@@ -108,7 +121,8 @@ pub async fn of_pod(node: &Node, pod: &Pod) -> Result<PodFigures> {
         .filter(|c| c.phase() == Phase::Running)
         .collect();
     let count = running.len();
-    let (statistics, interfaces, containers) = tokio::join!(
+    let (cost, statistics, interfaces, containers) = tokio::join!(
+        cost(node, pod, live.vm.clone()),
         timeout_at(deadline, live.vm.statistics()),
         timeout_at(deadline, interfaces(node, pod)),
         of_guest(pod, running, deadline)
@@ -117,7 +131,7 @@ pub async fn of_pod(node: &Node, pod: &Pod) -> Result<PodFigures> {
     Ok(PodFigures {
         record: pod.record(),
         at: now_nanos(),
-        usage,
+        cost: cost?,
         statistics: statistics.map_err(late)??,
         interfaces: interfaces.unwrap_or_default(),
         complete: containers.len() == count,
@@ -143,6 +157,13 @@ pub async fn of_pods(node: &Arc<Node>, wanted: impl Fn(&SandboxRecord) -> bool) 
     stream::iter(asked).buffer_unordered(PODS_AT_ONCE).filter_map(std::future::ready).collect().await
 }
 
+/// Read from files of the kernel, some of which it takes time to add up.
+async fn cost(node: &Node, pod: &Pod, vm: Arc<Vm>) -> Result<Cost> {
+    let (cgroups, dir) = (node.cgroups.clone(), node.pod_dir(&pod.id));
+    let read = spawn_blocking(move || Ok(Cost::new(cgroups.figures(&dir), &vm.usage()?)));
+    read.await.map_err(|e| Error::Internal(e.to_string()))?
+}
+
 /// A pod without a network has none; why one's cannot be read is for the log.
 async fn interfaces(node: &Node, pod: &Pod) -> Vec<InterfaceCounters> {
     let Some(network) = &node.network else { return Vec::new() };
@@ -164,10 +185,11 @@ async fn of_guest(pod: &Pod, records: Vec<ContainerRecord>, deadline: Instant) -
     stream::iter(asked).buffer_unordered(CONTAINERS_AT_ONCE).filter_map(std::future::ready).collect().await
 }
 
-async fn ask(mut guest: Guest, record: ContainerRecord, deadline: Instant) -> Result<ContainerFigures> {
+async fn ask(guest: Guest, record: ContainerRecord, deadline: Instant) -> Result<ContainerFigures> {
+    let mut guest = guest.max_decoding_message_size(told::MAX_ANSWER);
     let request = guest::request(agent::StatsRequest { container_id: record.id.clone() });
     match timeout_at(deadline, guest.stats(request)).await {
-        Ok(Ok(answer)) => Ok(ContainerFigures { record, at: now_nanos(), told: answer.into_inner() }),
+        Ok(Ok(answer)) => Ok(ContainerFigures::new(record, answer.into_inner())),
         Ok(Err(status)) => Err(guest::refusal("the guest tells no figures", status)),
         Err(_) => Err(Error::Deadline(format!("the guest told no figures within {} s", LIMIT.as_secs()))),
     }
