@@ -70,7 +70,10 @@ fn range(what: &str, mappings: &[cri::IdMapping]) -> Result<IdRange> {
     let [mapping] = mappings else {
         return Err(wrong(format!("have {} ranges of ids; give exactly one", mappings.len())));
     };
-    IdRange::new(mapping.container_id, mapping.host_id, mapping.length).map_err(|bad| wrong(bad.to_string()))
+    let &cri::IdMapping { host_id, container_id, length } = mapping;
+    IdRange::new(container_id, host_id, length).map_err(|bad| {
+        wrong(format!("{bad} (container_id {container_id}, host_id {host_id}, length {length})"))
+    })
 }
 
 /// As the OCI runtime spec has it.
@@ -115,7 +118,7 @@ mod tests {
             (vec![range(0, 1000, 10), range(10, 2000, 10)], "2 ranges"),
             (vec![range(1, 1000, 10)], "must with 0"),
             (vec![range(0, 1000, 0)], "length 0"),
-            (vec![range(0, 0, 10)], "id 0"),
+            (vec![range(0, 0, 10)], "host_id 0"),
             (vec![range(0, u32::MAX, 1)], "4294967294"),
             (vec![range(0, 2, u32::MAX)], "4294967294"),
         ] {

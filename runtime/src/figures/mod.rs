@@ -5,6 +5,8 @@
 mod cost;
 #[cfg(test)]
 pub mod hostile;
+#[cfg(test)]
+mod tests;
 mod told;
 
 use std::collections::HashMap;

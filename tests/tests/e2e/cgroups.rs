@@ -125,15 +125,16 @@ pub async fn where_kubelet_says(bed: Arc<Bed>) {
     }
 }
 
-/// A process that holds memory in a pod's cgroup, and its end.
+/// Processes that hold memory in a pod's cgroup, and their end, which is that of the pod at the latest.
 struct Filler(Child);
 
 impl Filler {
     const BYTES: u64 = 64_000_000;
 
     fn start(cgroup: &Path) -> Filler {
+        // tail keeps the line that does not end.
         let line = format!(
-            "echo $$ >'{}/cgroup.procs' && filling=$(head -c {} /dev/zero | tr '\\0' x) && sleep 600",
+            "echo $$ >'{}/cgroup.procs' && (head -c {} /dev/zero; sleep 600) | tail >/dev/null",
             cgroup.display(),
             Self::BYTES
         );
