@@ -60,6 +60,14 @@ fn files(resources: &LinuxResources) -> Result<Vec<(String, String)>> {
             }
         }
     }
+    for huge in resources.hugepage_limits().iter().flatten() {
+        let size = huge.page_size();
+        // It becomes a part of a file's name.
+        if !size.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            return Err(Error::Invalid(format!("huge pages of the size {size:?}: use one such as \"2MB\"")));
+        }
+        set(&format!("hugetlb.{size}.max"), huge.limit().to_string());
+    }
     if let Some(pids) = resources.pids() {
         set("pids.max", bytes(pids.limit()));
     }
@@ -108,6 +116,10 @@ mod tests {
             ),
             pairs(&[("memory.max", "max"), ("cpu.max", "max"), ("cpuset.cpus", "0-1"), ("pids.max", "7")])
         );
+        let huge = r#"{"hugepageLimits":[{"pageSize":"2MB","limit":4194304}]}"#;
+        assert_eq!(written(huge), pairs(&[("hugetlb.2MB.max", "4194304")]));
+        let outside = huge.replace("2MB", "../2MB");
+        assert!(matches!(files(&serde_json::from_str(&outside).unwrap()), Err(Error::Invalid(_))));
     }
 
     #[test]

@@ -30,6 +30,9 @@ fn amend(spec: &mut Spec, new: &LinuxResources) {
     if new.cpu().is_some() {
         resources.set_cpu(new.cpu().clone());
     }
+    if new.hugepage_limits().is_some() {
+        resources.set_hugepage_limits(new.hugepage_limits().clone());
+    }
     if new.pids().is_some() {
         resources.set_pids(*new.pids());
     }

@@ -13,7 +13,7 @@ use crate::agent::Agent;
 use crate::error::{Error, Result as AgentResult};
 use crate::power;
 use crate::process::Process;
-use crate::sandbox::{cpus, memory};
+use crate::sandbox::{cpus, huge_pages, memory};
 
 /// How long the answer to Shutdown has for its way to the host.
 const FAREWELL: Duration = Duration::from_millis(20);
@@ -102,12 +102,14 @@ impl agent_server::Agent for Service {
     }
 
     async fn resize(&self, request: Request<ResizeRequest>) -> Answer<ResizeResponse> {
-        let ResizeRequest { cpus, memory_mib } = request.into_inner();
+        let ResizeRequest { cpus, memory_mib, huge_mib } = request.into_inner();
         let memory_mib = memory::wait_for(memory_mib).await?;
-        // The kernel takes its time over each.
-        let online = tokio::task::spawn_blocking(move || cpus::set_online(cpus)).await;
-        let cpus = online.map_err(|e| Status::internal(format!("the agent failed: {e}")))??;
-        Ok(Response::new(ResizeResponse { cpus, memory_mib }))
+        // The kernel takes its time over each page and CPU.
+        let work = move || Ok((huge_pages::set_aside(huge_mib)?, cpus::set_online(cpus)?));
+        let done = tokio::task::spawn_blocking(work).await;
+        let done: AgentResult<_> = done.map_err(|e| Status::internal(format!("the agent failed: {e}")))?;
+        let (huge_mib, cpus) = done?;
+        Ok(Response::new(ResizeResponse { cpus, memory_mib, huge_mib }))
     }
 
     async fn list_containers(&self, _: Request<ListContainersRequest>) -> Answer<ListContainersResponse> {

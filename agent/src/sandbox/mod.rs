@@ -3,6 +3,7 @@
 pub mod cpus;
 pub mod disk;
 mod files;
+pub mod huge_pages;
 pub mod memory;
 mod network;
 pub mod partition;

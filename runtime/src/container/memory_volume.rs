@@ -1,4 +1,4 @@
-//! Volumes of kubelet with the medium "Memory": a tmpfs of the guest in place of the host's.
+//! Volumes of kubelet with the media "Memory" and "HugePages": a tmpfs or hugetlbfs of the guest in place of the host's.
 //!
 //! kubelet mounts a tmpfs for such a volume and hands over its path like any directory's. Shared as one, each byte
 //! would be in the host's memory, beside what the pod has paid for, and each access would leave the guest. So the
@@ -24,6 +24,8 @@ const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
 /// `TMPFS_MAGIC` and `HUGETLBFS_MAGIC` (linux/magic.h).
 const TMPFS: i64 = 0x0102_1994;
 const HUGETLBFS: i64 = 0x9584_58f6;
+/// A guest has huge pages of this size alone.
+const HUGE_PAGE_BYTES: u64 = 2 << 20;
 /// The mode's bits that a directory keeps.
 const MODE: u32 = 0o7777;
 
@@ -34,16 +36,18 @@ const MODE: u32 = 0o7777;
 pub fn of(node: &Node, pod: &Pod, volume: &Volume) -> Result<Option<agent::MemoryVolume>> {
     let kind =
         statfs(&volume.host).map_err(|e| Error::io("look at the volume", &volume.host, e.into()))?.f_type;
-    if kind as i64 == HUGETLBFS {
+    let huge = kind as i64 == HUGETLBFS;
+    if !huge && kind as i64 != TMPFS {
+        return Ok(None);
+    }
+    let own = is_empty_dir(&volume.host) && is_mount_root(&volume.host)?;
+    if huge && !own {
         return Err(Error::Unsupported(format!(
-            "the volume {:?} is of huge pages, which a pod's VM has not: use the medium \"Memory\"",
+            "the volume {:?} is of the host's huge pages, which a guest cannot have: use an emptyDir of the medium \"HugePages\"",
             volume.container
         )));
     }
-    if kind as i64 != TMPFS {
-        return Ok(None);
-    }
-    if is_empty_dir(&volume.host) && is_mount_root(&volume.host)? {
+    if own {
         let name = volume.host.display().to_string();
         let known = pod.record().memory_volumes.get(&name).copied();
         let own = match known {
@@ -56,7 +60,14 @@ pub fn of(node: &Node, pod: &Pod, volume: &Volume) -> Result<Option<agent::Memor
                 decided
             }
         };
-        return if own { whole(&volume.host).map(Some) } else { Ok(None) };
+        return match own {
+            true => whole(&volume.host).map(Some),
+            false if huge => Err(Error::State(format!(
+                "the volume {:?} is of huge pages and has files on the host already, which a guest cannot have",
+                volume.container
+            ))),
+            false => Ok(None),
+        };
     }
     part(pod, &volume.host)
 }
@@ -77,11 +88,13 @@ fn is_empty(path: &Path) -> Result<bool> {
     Ok(entries.next().is_none())
 }
 
-/// All of the tmpfs at `host`.
+/// All of the tmpfs or hugetlbfs at `host`.
 fn whole(host: &Path) -> Result<agent::MemoryVolume> {
     let limits = statvfs(host).map_err(|e| Error::io("find the size of the volume", host, e.into()))?;
     let metadata = fs::metadata(host).map_err(|e| Error::io("look at the volume", host, e))?;
+    let page_bytes = huge_page(host)?;
     Ok(agent::MemoryVolume {
+        page_bytes,
         name: host.display().to_string(),
         bytes: limits.f_blocks.saturating_mul(limits.f_frsize),
         mode: metadata.mode() & MODE,
@@ -89,6 +102,19 @@ fn whole(host: &Path) -> Result<agent::MemoryVolume> {
         gid: metadata.gid(),
         ..Default::default()
     })
+}
+
+/// The size of a hugetlbfs' pages; 0: it is none.
+fn huge_page(host: &Path) -> Result<u64> {
+    let found = statfs(host).map_err(|e| Error::io("look at the volume", host, e.into()))?;
+    let bytes = found.f_bsize as u64;
+    match found.f_type as i64 == HUGETLBFS {
+        false => Ok(0),
+        true if bytes == HUGE_PAGE_BYTES => Ok(bytes),
+        true => Err(Error::Unsupported(format!(
+            "the volume {host:?} is of huge pages of {bytes} bytes; a pod's VM has those of {HUGE_PAGE_BYTES}"
+        ))),
+    }
 }
 
 /// A directory of a tmpfs of which the guest has its own: kubelet's `subPath`, which comes as a mount of that

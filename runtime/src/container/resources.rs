@@ -55,12 +55,35 @@ pub fn oci(limits: &cri::LinuxContainerResources) -> Result<Value> {
         }
     }
     let mut all = Map::new();
+    let huge = huge_pages(limits)?;
+    if !huge.is_empty() {
+        all.insert("hugepageLimits".into(), huge.into());
+    }
     for (name, part) in [("memory", memory), ("cpu", cpu)] {
         if !part.is_empty() {
             all.insert(name.into(), part.into());
         }
     }
     Ok(all.into())
+}
+
+/// The huge pages that a guest has, as kubelet names them.
+pub const HUGE_PAGE: &str = "2MB";
+
+/// Limits of huge pages. kubelet names all sizes of the host: those that the guest has not must not be wanted.
+fn huge_pages(limits: &cri::LinuxContainerResources) -> Result<Vec<Value>> {
+    let mut named = Vec::new();
+    for limit in &limits.hugepage_limits {
+        if limit.page_size == HUGE_PAGE {
+            named.push(json!({"pageSize": HUGE_PAGE, "limit": limit.limit}));
+        } else if limit.limit > 0 {
+            return Err(Error::Unsupported(format!(
+                "huge pages of {:?} ({} bytes of them) are not served: a pod's VM has those of {HUGE_PAGE:?}",
+                limit.page_size, limit.limit
+            )));
+        }
+    }
+    Ok(named)
 }
 
 /// New limits over old ones: what is named replaces what was.
@@ -75,6 +98,9 @@ pub fn merge(old: &mut cri::LinuxContainerResources, new: cri::LinuxContainerRes
     number(&mut old.cpu_shares, new.cpu_shares);
     number(&mut old.memory_limit_in_bytes, new.memory_limit_in_bytes);
     number(&mut old.memory_swap_limit_in_bytes, new.memory_swap_limit_in_bytes);
+    if !new.hugepage_limits.is_empty() {
+        old.hugepage_limits = new.hugepage_limits;
+    }
     for (old, new) in [(&mut old.cpuset_cpus, new.cpuset_cpus), (&mut old.cpuset_mems, new.cpuset_mems)] {
         if !new.is_empty() {
             *old = new;
@@ -110,6 +136,14 @@ mod tests {
             ..Default::default()
         };
         assert!(oci(&limits).unwrap_err().to_string().contains("memory_swap_limit_in_bytes is 1"));
+        let of = |size: &str, limit| cri::LinuxContainerResources {
+            hugepage_limits: vec![cri::HugepageLimit { page_size: size.into(), limit }],
+            ..Default::default()
+        };
+        assert_eq!(oci(&of("1GB", 0)).unwrap(), json!({}));
+        let expected = json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 7}]});
+        assert_eq!(oci(&of("2MB", 7)).unwrap(), expected);
+        assert!(matches!(oci(&of("1GB", 1)), Err(Error::Unsupported(text)) if text.contains("1GB")));
         let unified = [("memory.high".to_owned(), "1".to_owned())].into();
         let limits = cri::LinuxContainerResources { unified, ..Default::default() };
         assert!(matches!(oci(&limits), Err(Error::Unsupported(_))));

@@ -104,10 +104,9 @@ impl Node {
         }
         let known = size.take().is_some();
         let grows = target.memory_mib > have.memory_mib;
-        if !known || target.memory_mib != have.memory_mib {
-            let patience = if grows { GROWTH_LIMIT } else { Duration::ZERO };
-            let got = live.vm.resize(target.memory_mib, patience).await?;
-            if grows && got < target.memory_mib {
+        if !known || grows {
+            let got = live.vm.resize(target.memory_mib, GROWTH_LIMIT).await?;
+            if got < target.memory_mib {
                 live.vm.resize(have.memory_mib, Duration::ZERO).await?;
                 return Err(Error::Unavailable(format!(
                     "the pod's guest took {got} MiB of {} MiB of memory within {} s",
@@ -116,8 +115,9 @@ impl Node {
                 )));
             }
         }
-        if !known || grows || target.vcpus != have.vcpus {
-            make_use(live.guest.clone(), target).await?;
+        make_use(live.guest.clone(), target).await?;
+        if target.memory_mib < have.memory_mib {
+            live.vm.resize(target.memory_mib, Duration::ZERO).await?;
         }
         self.update_pod(pod, |record| {
             record.vcpus = target.vcpus.into();
@@ -136,14 +136,16 @@ impl Node {
 
 /// Has the guest use what its VM has been given.
 pub(super) async fn make_use(mut guest: Guest, size: Size) -> Result<()> {
-    let request = agent::ResizeRequest { cpus: size.vcpus.into(), memory_mib: size.memory_mib };
+    let Size { vcpus, memory_mib, huge_mib } = size;
+    let request = agent::ResizeRequest { cpus: vcpus.into(), memory_mib, huge_mib };
     let answer = guest.resize(guest::request(request)).await;
     let answer =
         answer.map_err(|status| guest::refusal("the guest could not be resized", status))?.into_inner();
-    if answer.cpus < size.vcpus.into() || answer.memory_mib < size.memory_mib {
+    if answer.cpus < vcpus.into() || answer.memory_mib < memory_mib || answer.huge_mib < huge_mib {
         return Err(Error::Unavailable(format!(
-            "the pod's guest uses {} CPUs of {} and {} MiB of {} MiB of memory",
-            answer.cpus, size.vcpus, answer.memory_mib, size.memory_mib
+            "the pod's guest uses {} CPUs of {vcpus}, {} MiB of {memory_mib} MiB of memory and {} MiB of {huge_mib} MiB of \
+             huge pages",
+            answer.cpus, answer.memory_mib, answer.huge_mib
         )));
     }
     Ok(())

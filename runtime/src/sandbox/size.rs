@@ -5,6 +5,7 @@ use husk_vmm::config::{HOTPLUG_SLOT_MIB, HotplugConfig};
 
 use super::HOST_MIB;
 use crate::config::VmDefaults;
+use crate::container::resources::HUGE_PAGE;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::store::{ContainerRecord, SandboxRecord};
@@ -27,6 +28,8 @@ pub struct Size {
     pub vcpus: u8,
     /// Memory, MiB.
     pub memory_mib: u32,
+    /// What of it is set aside as huge pages, MiB.
+    pub huge_mib: u32,
 }
 
 /// Limits of a pod or container; 0: it has no such limit.
@@ -34,6 +37,7 @@ pub struct Size {
 struct Limits {
     millicpus: u64,
     memory: u64,
+    huge: u64,
 }
 
 impl Limits {
@@ -41,7 +45,9 @@ impl Limits {
         let (quota, period) = (resources.cpu_quota, resources.cpu_period);
         let limited = quota > 0 && period > 0;
         let millicpus = if limited { (quota as u64).saturating_mul(1000).div_ceil(period as u64) } else { 0 };
-        Limits { millicpus, memory: resources.memory_limit_in_bytes.max(0) as u64 }
+        let huge = resources.hugepage_limits.iter().filter(|limit| limit.page_size == HUGE_PAGE);
+        let huge = huge.fold(0, |sum: u64, limit| sum.saturating_add(limit.limit));
+        Limits { millicpus, memory: resources.memory_limit_in_bytes.max(0) as u64, huge }
     }
 }
 
@@ -96,25 +102,36 @@ impl Size {
             0 => 0,
             bytes => mib(bytes).saturating_add(overhead(config, defaults)).clamp(MIN_MIB, u32::MAX / 2),
         };
+        // Huge pages are no part of what limits memory: they come on top.
+        let huge = containers.iter().map(|claim| claim.now.huge).fold(0, u64::saturating_add);
+        let huge_mib = mib(huge).min(u32::MAX / 4);
         let floor = |limit: u64, value| if limit == 0 { value } else { 0 };
         Size {
             vcpus: vcpus.max(floor(pod.millicpus, u64::from(defaults.vcpus)) as u8).max(1),
-            memory_mib: memory_mib.max(floor(pod.memory, u64::from(defaults.memory_mib)) as u32),
+            memory_mib: memory_mib
+                .max(floor(pod.memory, u64::from(defaults.memory_mib)) as u32)
+                .saturating_add(huge_mib),
+            huge_mib,
         }
     }
 
-    /// What a pod's VM has.
+    /// What a pod's VM has, but for huge pages, which are not written down.
     pub fn given(record: &SandboxRecord, defaults: &VmDefaults) -> Size {
         let by_limits = Size::of(record.config.as_ref().unwrap_or(&Default::default()), false, &[], defaults);
         Size {
             vcpus: u8::try_from(record.vcpus).ok().filter(|vcpus| *vcpus > 0).unwrap_or(by_limits.vcpus),
             memory_mib: if record.memory_mib > 0 { record.memory_mib } else { by_limits.memory_mib },
+            huge_mib: 0,
         }
     }
 
     /// As large in each respect as the larger of both.
     pub fn or_more(self, other: Size) -> Size {
-        Size { vcpus: self.vcpus.max(other.vcpus), memory_mib: self.memory_mib.max(other.memory_mib) }
+        Size {
+            vcpus: self.vcpus.max(other.vcpus),
+            memory_mib: self.memory_mib.max(other.memory_mib),
+            huge_mib: self.huge_mib.max(other.huge_mib),
+        }
     }
 
     /// What of its memory a VM boots with, MiB; the rest is plugged.
@@ -183,7 +200,11 @@ impl Room {
 
     /// A size that is no larger.
     pub fn cap(&self, size: Size) -> Size {
-        Size { vcpus: size.vcpus.min(self.max_vcpus), memory_mib: size.memory_mib.min(self.max_memory_mib) }
+        Size {
+            vcpus: size.vcpus.min(self.max_vcpus),
+            memory_mib: size.memory_mib.min(self.max_memory_mib),
+            huge_mib: size.huge_mib,
+        }
     }
 
     /// Whether it is enough.
@@ -250,12 +271,12 @@ mod tests {
     #[test]
     fn the_vm_is_as_large_as_the_pods_limits() {
         let defaults = VmDefaults::default();
-        let default = Size { vcpus: defaults.vcpus, memory_mib: defaults.memory_mib };
+        let default = Size { vcpus: defaults.vcpus, memory_mib: defaults.memory_mib, huge_mib: 0 };
         assert_eq!(of(&Default::default()), default);
         assert_eq!(of(&limited(-1, 0, 0)), default);
         let memory_mib = 100 + defaults.memory_overhead_mib;
-        assert_eq!(of(&limited(150_000, 100, 0)), Size { vcpus: 2, memory_mib });
-        assert_eq!(of(&limited(150_000, 100, 30 + HOST)), Size { vcpus: 2, memory_mib: 130 });
+        assert_eq!(of(&limited(150_000, 100, 0)), Size { vcpus: 2, memory_mib, huge_mib: 0 });
+        assert_eq!(of(&limited(150_000, 100, 30 + HOST)), Size { vcpus: 2, memory_mib: 130, huge_mib: 0 });
         assert_eq!(of(&limited(i64::MAX, i64::MAX >> 20, 0)).vcpus, 32);
     }
 
@@ -268,7 +289,13 @@ mod tests {
             memory(&[claim(300, 300), claim(0, 0), claim(100, 50)]),
             400 + defaults.memory_overhead_mib
         );
+        let huge = cri::LinuxContainerResources {
+            hugepage_limits: vec![cri::HugepageLimit { page_size: HUGE_PAGE.into(), limit: 32 << 20 }],
+            ..Default::default()
+        };
         let record = ContainerRecord::default();
+        let size = Size::of(&Default::default(), false, &[Claim::of(&record, Some(&huge))], &defaults);
+        assert_eq!((size.huge_mib, size.memory_mib), (32, defaults.memory_mib + 32));
         let claims = [Claim::of(&record, Some(&resources(350_000, 0)))];
         assert_eq!(Size::of(&Default::default(), false, &claims, &defaults).vcpus, 4);
     }
@@ -290,13 +317,13 @@ mod tests {
 
     #[test]
     fn a_vm_boots_with_little_and_can_have_much() {
-        let size = |memory_mib| Size { vcpus: 1, memory_mib };
+        let size = |memory_mib| Size { vcpus: 1, memory_mib, huge_mib: 0 };
         assert_eq!([100, 256, 300, 4096, 65_536].map(|mib| size(mib).boot_mib()), [100, 256, 256, 512, 8192]);
         let defaults = VmDefaults { max_memory_mib: 1000, max_vcpus: 4, ..Default::default() };
         let room = Room::of(size(300), &defaults);
         assert_eq!(room, Room { max_vcpus: 4, max_memory_mib: 256 + 768 });
         assert_eq!(room.hotplug(size(300)), HotplugConfig { limit_mib: 768, requested_mib: 44 });
-        let larger = Room::of(Size { vcpus: 6, memory_mib: 2048 }, &defaults);
+        let larger = Room::of(Size { vcpus: 6, memory_mib: 2048, huge_mib: 0 }, &defaults);
         assert_eq!(larger, Room { max_vcpus: 6, max_memory_mib: 2048 });
         let small = VmDefaults { max_memory_mib: 64, ..defaults };
         assert_eq!(
@@ -308,8 +335,8 @@ mod tests {
     #[test]
     fn what_is_more_than_can_be_is_refused_with_both_values() {
         let room = Room { max_vcpus: 2, max_memory_mib: 1000 };
-        room.check(Size { vcpus: 2, memory_mib: 1000 }).unwrap();
-        let refused = |vcpus, memory_mib| match room.check(Size { vcpus, memory_mib }) {
+        room.check(Size { vcpus: 2, memory_mib: 1000, huge_mib: 0 }).unwrap();
+        let refused = |vcpus, memory_mib| match room.check(Size { vcpus, memory_mib, huge_mib: 0 }) {
             Err(Error::Exhausted(text)) => text,
             other => panic!("{other:?}"),
         };
@@ -319,7 +346,10 @@ mod tests {
         assert!(text.contains("1001 MiB") && text.contains("can have 1000 MiB"), "{text}");
         let text = refused(9, 2000);
         assert!(text.contains("9 vCPUs") && text.contains("2000 MiB"), "{text}");
-        assert_eq!(room.cap(Size { vcpus: 9, memory_mib: 5 }), Size { vcpus: 2, memory_mib: 5 });
+        assert_eq!(
+            room.cap(Size { vcpus: 9, memory_mib: 5, huge_mib: 0 }),
+            Size { vcpus: 2, memory_mib: 5, huge_mib: 0 }
+        );
     }
 
     #[test]
@@ -327,10 +357,10 @@ mod tests {
         let defaults = VmDefaults::default();
         let config = Some(limited(150_000, 100, 30 + HOST));
         let mut record = SandboxRecord { config, ..Default::default() };
-        assert_eq!(Size::given(&record, &defaults), Size { vcpus: 2, memory_mib: 130 });
+        assert_eq!(Size::given(&record, &defaults), Size { vcpus: 2, memory_mib: 130, huge_mib: 0 });
         assert_eq!(Room::given(&record, &defaults), Room { max_vcpus: 2, max_memory_mib: 130 });
         (record.vcpus, record.memory_mib) = (4, 512);
-        assert_eq!(Size::given(&record, &defaults), Size { vcpus: 4, memory_mib: 512 });
+        assert_eq!(Size::given(&record, &defaults), Size { vcpus: 4, memory_mib: 512, huge_mib: 0 });
         (record.max_vcpus, record.max_memory_mib) = (8, 1024);
         assert_eq!(Room::given(&record, &defaults), Room { max_vcpus: 8, max_memory_mib: 1024 });
     }

@@ -140,7 +140,10 @@ struct Tmpfs(PathBuf);
 
 impl Tmpfs {
     fn mount(top: &Path, name: &str, kind: &str, options: &str) -> Tmpfs {
-        let path = top.join(KUBELET).join(name);
+        Tmpfs::mount_at(top.join(KUBELET).join(name), kind, options)
+    }
+
+    fn mount_at(path: PathBuf, kind: &str, options: &str) -> Tmpfs {
         fs::create_dir_all(&path).expect("make a directory");
         sh(&format!("mount -t {kind} -o {options} none '{}'", path.display()));
         Tmpfs(path)
@@ -212,10 +215,27 @@ pub async fn memory(bed: Arc<Bed>) {
     assert_eq!((status.exit_code, shared.text().as_str()), (0, "of the host\n"));
     assert_eq!(fs::read_to_string(full.0.join("back")).expect("read"), "back\n");
 
-    step("huge pages are not there");
+    step("huge pages are the guest's");
     let huge = Tmpfs::mount(&top, "huge", "hugetlbfs", "pagesize=2M");
-    let refused = pod.try_create(with("true", vec![of_host(&huge.0, "/huge")])).await;
-    expect_code(refused, &[Code::Unimplemented], &["/huge"]);
+    let line = "fallocate -l 12m /huge/fits && ! fallocate -o 12m -l 16m /huge/fits 2>/dev/null; \
+                grep HugePages_Total /proc/meminfo; cat /sys/fs/cgroup/hugetlb.2MB.max /sys/fs/cgroup/hugetlb.2MB.current";
+    let mut config = with(line, vec![of_host(&huge.0, "/huge")]);
+    let of = |size: &str, mib: u64| cri::HugepageLimit { page_size: size.into(), limit: mib * MIB };
+    let limits = |all| cri::LinuxContainerResources { hugepage_limits: all, ..Default::default() };
+    config.linux.get_or_insert_default().resources = Some(limits(vec![of("2MB", 16), of("1GB", 0)]));
+    let (told, _) = pod.complete(config).await;
+    let text = told.text();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    assert_eq!(words[..3], ["HugePages_Total:", "8", "16777216"], "{words:?}");
+    assert!(words[3].parse::<u64>().is_ok_and(|bytes| (12 * MIB..=16 * MIB).contains(&bytes)), "{words:?}");
+    assert!(huge.is_empty(), "something was written on the host");
+    let mut config = with("true", Vec::new());
+    config.linux.get_or_insert_default().resources = Some(limits(vec![of("1GB", 1024)]));
+    expect_code(pod.try_create(config).await, &[Code::Unimplemented], &["1GB"]);
+    // Those of the host itself are none of a pod's.
+    let foreign = Tmpfs::mount_at(bed.scratch("elsewhere"), "hugetlbfs", "pagesize=2M");
+    let refused = pod.try_create(with("true", vec![of_host(&foreign.0, "/huge")])).await;
+    expect_code(refused, &[Code::Unimplemented], &["/huge", "HugePages"]);
     pod.remove().await;
     assert!(cache.is_empty(), "something was written on the host");
 }

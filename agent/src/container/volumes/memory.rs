@@ -1,4 +1,4 @@
-//! Volumes in memory: one tmpfs each, shared by the pod's containers.
+//! Volumes in memory: one tmpfs or hugetlbfs each, shared by the pod's containers.
 
 use std::collections::HashMap;
 use std::fs;
@@ -43,17 +43,23 @@ impl Memory {
         let place = Path::new(paths::MEMORY).join(all.len().to_string());
         fs::create_dir_all(&place).context(|| format!("making {}", place.display()))?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(Some("tmpfs"), &place, Some("tmpfs"), flags, Some(options(volume).as_str()))
+        let kind = if volume.page_bytes == 0 { "tmpfs" } else { "hugetlbfs" };
+        mount(Some(kind), &place, Some(kind), flags, Some(options(volume).as_str()))
             .context(|| format!("mounting a volume in memory on {}", place.display()))?;
         all.insert(volume.name.clone(), place.clone());
         Ok(place)
     }
 }
 
-/// As tmpfs(5) has them: a size of 0 is no limit.
+/// As tmpfs(5) has them, where a size of 0 is no limit, and hugetlbpage.rst, where it is one.
 fn options(volume: &MemoryVolume) -> String {
-    let MemoryVolume { bytes, mode, uid, gid, .. } = volume;
-    format!("size={bytes},mode={:o},uid={uid},gid={gid}", mode & MODE)
+    let MemoryVolume { bytes, mode, uid, gid, page_bytes, .. } = volume;
+    let owner = format!("mode={:o},uid={uid},gid={gid}", mode & MODE);
+    match (page_bytes, bytes) {
+        (0, bytes) => format!("size={bytes},{owner}"),
+        (page, 0) => format!("pagesize={page},{owner}"),
+        (page, bytes) => format!("pagesize={page},size={bytes},{owner}"),
+    }
 }
 
 /// Mounts the directory that `volume` names of the one at `whole` on `place`; it is made if it is not there. Containers
