@@ -42,7 +42,7 @@ const WORK: [Work; 5] = [
         volume: "stat 500 files, volume",
         line: "i=0; while [ $i -lt 500 ]; do [ -s many/$i ] || exit 1; i=$((i+1)); done",
     },
-    Work { disk: "unlink 500 files, disk", volume: "unlink 500 files, volume", line: "rm -r many big" },
+    Work { disk: "unlink 500 files, disk", volume: "unlink 500 files, volume", line: "rm -r many" },
 ];
 
 /// How long one piece of work may take, seconds.
