@@ -8,12 +8,15 @@ RELEASE := target/x86_64-unknown-linux-gnu/release
 # Always all crates at once: with any other selection cargo would choose other features for the dependencies,
 # and compile them again.
 ALL := --release --workspace
-# The tests that need a VM: `--all-targets` and plain `cargo test` leave them out (`test = false`).
+# The tests that need a VM, and `system`, which needs the tests' images: `--all-targets` and plain `cargo test` leave
+# them out (`test = false`).
 MACHINE_TESTS := --test boot --test guest --test mount
-VM_TESTS := $(MACHINE_TESTS) --test e2e
+VM_TESTS := $(MACHINE_TESTS) --test e2e --test system
 # Two test beds may run at once: each line of output begins with the name of its own.
 LABELLED = 2>&1 | sed -u 's/^/$@: /'
-IN_TESTBED := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/tests/testbed/run
+RUNNER := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER
+IN_TESTBED := $(RUNNER)=$(CURDIR)/tests/testbed/run
+IN_NAMESPACE := $(RUNNER)="unshare --mount --propagation private"
 
 .DEFAULT_GOAL := build
 .PHONY: help deps tools build lint unit kernel initramfs images testbed assets e2e machines pods conformance install bench bench-images fuzz demo test
@@ -57,7 +60,8 @@ assets: kernel initramfs images tools
 
 e2e: machines pods ## the tests that need virtual machines, in the test bed
 
-machines: assets ## those of the monitor, the agent and the network
+machines: assets ## those of the monitor, the agent and the network, and of images' disks
+	$(IN_NAMESPACE) $(CARGO) test $(ALL) --test system $(LABELLED)
 	$(IN_TESTBED) $(CARGO) test $(ALL) --bin husk -- --ignored $(LABELLED)
 	$(IN_TESTBED) $(CARGO) test $(ALL) $(MACHINE_TESTS) $(LABELLED)
 

@@ -49,7 +49,7 @@ pub enum Kind {
     Dir,
     /// A symbolic link with its target, as given.
     Symlink(Vec<u8>),
-    /// A hard link to the entry of that normalised path.
+    /// A hard link to the entry of that normalised path, to which it gives its metadata.
     Hardlink(Vec<u8>),
     /// A character device's major and minor number.
     Char(u32, u32),
@@ -109,8 +109,13 @@ impl Xattr {
             && self.value.len() <= usize::from(u16::MAX)
     }
 
-    /// What tells it from the others of its entry.
-    fn key(&self) -> (u8, &[u8]) {
+    /// What it counts against [`XATTRS_MAX`].
+    pub(crate) fn size(&self) -> usize {
+        self.name.len() + self.value.len() + 16
+    }
+
+    /// What tells it from the others of its file.
+    pub(crate) fn key(&self) -> (u8, &[u8]) {
         (self.prefix, &self.name)
     }
 }
@@ -271,7 +276,7 @@ impl<R: Read> TreeReader<R> {
         for _ in 0..xattr_count {
             let [prefix] = self.array()?;
             let xattr = Xattr { prefix, name: self.field()?, value: self.field()? };
-            total += xattr.name.len() + xattr.value.len() + 16;
+            total += xattr.size();
             let in_order = xattrs.last().is_none_or(|last| last.key() < xattr.key());
             if !xattr.is_valid() || !in_order || total > XATTRS_MAX {
                 return Err(ConvertError::malformed(format!("{} has invalid attributes", show(&path))));

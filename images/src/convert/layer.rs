@@ -106,7 +106,7 @@ fn convert_entry(
     let mut total = 0;
     for (key, value) in &header.xattrs {
         let Some(xattr) = Xattr::parse(key, value) else { continue };
-        total += xattr.name.len() + xattr.value.len() + 16;
+        total += xattr.size();
         if xattr.name.len() > 255 || xattr.value.len() > usize::from(u16::MAX) || total > XATTRS_MAX {
             let what = format!("{} has over 64 KiB of extended attributes", show(&path));
             return Err(ConvertError::TooLarge(what));

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 
 use super::merge::{Id, Inode, InodeKind, Merged, ROOT, directory};
+use super::metadata::Metadata;
 use crate::convert::error::{ConvertError, show};
 use crate::convert::path::split;
 use crate::tree::{Entry, Kind, TreeReader};
@@ -77,22 +78,21 @@ fn remove(tree: &mut Merged, entry: &Entry, crossed: &mut BTreeSet<Vec<u8>>) -> 
 
 fn add(tree: &mut Merged, index: usize, entry: Entry) -> Result<(), ConvertError> {
     let Entry { path, kind, mode, uid, gid, mtime, mtime_nsec, xattrs } = entry;
-    let bare = directory(ROOT).kind;
-    let mut inode = Inode { kind: bare, mode, uid, gid, mtime, mtime_nsec, xattrs };
+    let metadata = Metadata { mode, uid, gid, mtime, mtime_nsec, xattrs };
     let Some((parent, name)) = split(&path) else {
-        if kind == Kind::Dir {
-            update(tree, ROOT, inode);
-        }
-        return Ok(());
+        // containerd leaves the root as it makes it. What time it has is chance there, so here it may be the layer's.
+        let mtime = Metadata { mode: 0o755, mtime, mtime_nsec, ..Metadata::default() };
+        return if kind == Kind::Dir { tree.inodes[ROOT].set(mtime, &path) } else { Ok(()) };
     };
-    inode.kind = match kind {
+    let inode_kind = match kind {
         Kind::Whiteout | Kind::Opaque => return Ok(()),
         Kind::Dir => {
             let dir = parent_of(tree, parent)?;
             match tree.child(dir, name) {
                 Some(existing) if tree.is_dir(existing) => {
-                    update(tree, existing, inode);
-                    return Ok(());
+                    // As overlayfs shows it: the attributes are those of the uppermost layer that has it.
+                    tree.inodes[existing].xattrs.clear();
+                    return tree.inodes[existing].set(metadata, &path);
                 }
                 _ => directory(dir).kind,
             }
@@ -107,7 +107,8 @@ fn add(tree: &mut Merged, index: usize, entry: Entry) -> Result<(), ConvertError
             if let Some(children) = tree.children_mut(dir) {
                 children.insert(name.into(), found);
             }
-            return Ok(());
+            // The entry's metadata becomes that of the file, under all of its names.
+            return tree.inodes[found].set(metadata, &path);
         }
         Kind::File { offset, size } => InodeKind::File { layer: index, offset, size },
         Kind::Symlink(target) => InodeKind::Symlink(target),
@@ -116,18 +117,13 @@ fn add(tree: &mut Merged, index: usize, entry: Entry) -> Result<(), ConvertError
         Kind::Fifo => InodeKind::Fifo,
     };
     let dir = parent_of(tree, parent)?;
+    let mut inode = Inode { kind: inode_kind, ..directory(dir) };
+    inode.set(metadata, &path)?;
     let id = tree.add(inode)?;
     if let Some(children) = tree.children_mut(dir) {
         children.insert(name.into(), id);
     }
     Ok(())
-}
-
-/// Gives an existing directory new metadata; its children stay.
-fn update(tree: &mut Merged, id: Id, new: Inode) {
-    let old = &mut tree.inodes[id];
-    let kind = std::mem::replace(&mut old.kind, InodeKind::Fifo);
-    *old = Inode { kind, ..new };
 }
 
 fn parent_of(tree: &mut Merged, parent: &[u8]) -> Result<Id, ConvertError> {

@@ -1,9 +1,11 @@
 //! One image: its layers' trees merged and written as EROFS metadata.
 
+mod acl;
 mod apply;
 mod contained;
 mod erofs;
 mod merge;
+mod metadata;
 #[cfg(test)]
 mod tests;
 

@@ -130,6 +130,18 @@ fn upper_layers_write_through_links_of_lower_ones_inside_the_image() {
 }
 
 #[test]
+fn a_hard_links_entry_gives_its_metadata_to_the_file_under_all_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let owner = pax("uid", "70000");
+    let lower = archive(&[("f", b'0', b"x"), ("d/g", b'1', b"f"), ("other", b'0', b"x")]);
+    let upper = archive(&[("h", b'x', &owner), ("l", b'1', b"d/g"), ("h", b'x', &owner), (".", b'5', b"")]);
+    let out = build(dir.path(), &[lower, upper]).unwrap();
+    let owners = ["f", "d/g", "l", "other", "."].map(|name| std::fs::metadata(out.join(name)).unwrap().uid());
+    // The root stays as containerd makes it.
+    assert_eq!(owners, [70_000, 70_000, 70_000, 0, 0]);
+}
+
+#[test]
 fn a_directory_may_replace_a_link_and_be_opaque() {
     let dir = tempfile::tempdir().unwrap();
     let lower = archive(&[("real/keep", b'0', b"1"), ("d", b'2', b"real")]);

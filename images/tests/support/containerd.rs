@@ -6,9 +6,28 @@ use std::time::{Duration, Instant};
 
 use super::run;
 
+const IMAGE: &str = "example.org/image";
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// It copies each layer's parent: with overlayfs containerd fails at hard links to files of lower layers.
-const SNAPSHOTTER: &str = "native";
+
+/// How containerd keeps what it unpacks.
+#[derive(Clone, Copy)]
+pub enum Snapshotter {
+    /// containerd's default. Its unpacking fails at hard links to files of lower layers, as it unpacks each layer
+    /// in a directory of its own.
+    Overlayfs,
+    /// Each layer begins as a copy of its parent's directory. What is copied loses directories' times and all hard
+    /// links but those of regular files; a directory keeps the attributes of lower layers.
+    Native,
+}
+
+impl Snapshotter {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Overlayfs => "overlayfs",
+            Self::Native => "native",
+        }
+    }
+}
 
 /// A daemon with all of its files in one directory; it ends with this value.
 pub struct Containerd {
@@ -42,17 +61,35 @@ impl Containerd {
         ctr
     }
 
-    /// Unpacks the only image of the OCI layout in `layout`; answers its root.
+    /// Unpacks the only image of the OCI layout in `layout`, by copies; answers its root.
     pub fn unpack(&self, layout: &Path) -> PathBuf {
-        let archive = layout.with_extension("tar");
-        run(Command::new("tar").arg("--create").arg("--file").arg(&archive).arg("-C").arg(layout).arg("."));
-        let import = ["images", "import", "--snapshotter", SNAPSHOTTER, "--base-name", "example.org/image"];
-        run(self.ctr().args(import).arg(&archive));
+        self.import(layout, Snapshotter::Native);
         // A directory for each layer with all below it, in the order in which they were made.
-        let snapshots = self.root.join(format!("io.containerd.snapshotter.v1.{SNAPSHOTTER}/snapshots"));
+        let snapshots = self.root.join("io.containerd.snapshotter.v1.native/snapshots");
         let numbers = std::fs::read_dir(&snapshots).unwrap().map(|entry| entry.unwrap().file_name());
         let last = numbers.filter_map(|name| name.to_str()?.parse::<u32>().ok()).max();
         snapshots.join(last.expect("a snapshot").to_string())
+    }
+
+    /// Unpacks the only image of the OCI layout in `layout`, which is `tag`, and mounts it read-only at `root`.
+    pub fn mount(&self, layout: &Path, tag: &str, snapshotter: Snapshotter, root: &Path) {
+        self.import(layout, snapshotter);
+        let mount = ["images", "mount", "--snapshotter", snapshotter.name()];
+        run(self.ctr().args(mount).arg(format!("{IMAGE}:{tag}")).arg(root));
+    }
+
+    /// Undoes [`Self::mount`].
+    pub fn unmount(&self, snapshotter: Snapshotter, root: &Path) {
+        let unmount = ["images", "unmount", "--rm", "--snapshotter", snapshotter.name()];
+        run(self.ctr().args(unmount).arg(root));
+    }
+
+    fn import(&self, layout: &Path, snapshotter: Snapshotter) {
+        let archive = layout.with_extension("tar");
+        run(Command::new("tar").arg("--create").arg("--file").arg(&archive).arg("-C").arg(layout).arg("."));
+        let import = ["images", "import", "--snapshotter", snapshotter.name(), "--base-name", IMAGE];
+        run(self.ctr().args(import).arg(&archive));
+        std::fs::remove_file(archive).unwrap();
     }
 }
 

@@ -10,6 +10,97 @@ pub fn layers() -> Vec<Vec<u8>> {
     vec![base(), changes(), more_changes()]
 }
 
+/// Names that [`layers`] gives one file by links. Their entries state another mode and time than the file's: with
+/// containerd the file then has those of the last, with GNU tar and umoci it keeps its own.
+pub const LINKED: [&str; 3] = ["bin/su", "bin/su3", "sbin/su-elsewhere"];
+
+/// A layer of what containerd does in a way of its own.
+pub fn peculiar() -> Vec<u8> {
+    let mut layer = Layer::new();
+    // Nothing of this is the root's in the end.
+    layer.attributes(&[("SCHILY.xattr.user.note", b"lost")]);
+    layer.dir_of("./", 0o711, 7);
+    layer.dir("a/", 0o755);
+    layer.attributes(&[("SCHILY.xattr.user.kept", b"1"), ("SCHILY.xattr.security.capability", &CAPABILITY)]);
+    layer.file("a/capable", b"no more, once it has a link");
+    layer.attributes(&[("SCHILY.xattr.security.capability", &CAPABILITY)]);
+    layer.file("a/still-capable", b"as the link states it again");
+    layer.attributes(&[("SCHILY.xattr.system.posix_acl_access", &ACL)]);
+    layer.add(header(EntryType::Regular, 0o664, 1), "a/listed", b"with a mask that the link changes");
+    layer.attributes(&[("SCHILY.xattr.system.posix_acl_access", &ACL)]);
+    layer.add(
+        header(EntryType::Regular, 0o604, 1),
+        "a/otherwise-listed",
+        b"with another mode than the list's",
+    );
+    layer.attributes(&[("SCHILY.xattr.system.posix_acl_access", &MODE_AS_ACL)]);
+    layer.file("a/not-listed", b"a list that says what the mode says");
+    layer.attributes(&[("SCHILY.xattr.user.note", b"lost"), ("SCHILY.xattr.security.note", b"kept")]);
+    layer.add(header(EntryType::Fifo, 0o640, 1), "a/pipe", b"");
+    layer.attributes(&[("SCHILY.xattr.user.note", b"lost"), ("SCHILY.xattr.security.note", b"kept")]);
+    layer.0.append_link(&mut header(EntryType::Symlink, 0o640, 1), "a/symlink", "file").unwrap();
+    layer.device(EntryType::Char, "a/device", 1, 5);
+    layer.attributes(&[("SCHILY.xattr.system.posix_acl_default", &ACL)]);
+    layer.dir("a/inherited/", 0o750);
+    layer.attributes(&[("mtime", b"-1.5")]);
+    layer.file("a/before-1970", b"");
+    layer.attributes(&[("mtime", b"9223372036.854775807")]);
+    layer.file("a/latest", b"");
+    layer.attributes(&[("mtime", b"9223372037")]);
+    layer.file("a/later", b"");
+    layer.dir("b/", 0o755);
+    links(&mut layer);
+    layer.finish()
+}
+
+/// An image of two layers, the upper with links to files of the lower. The upper has an entry for every directory.
+pub fn links_across_layers() -> Vec<Vec<u8>> {
+    let mut upper = Layer::new();
+    for dir in ["./", "a/", "a/inherited/", "b/"] {
+        upper.dir(dir, 0o755);
+    }
+    upper.dir("c/", 0o755);
+    let mut lower = Layer::new();
+    for dir in ["./", "a/", "a/inherited/", "b/"] {
+        lower.dir(dir, 0o700);
+    }
+    lower.attributes(&[("SCHILY.xattr.user.kept", b"1"), ("SCHILY.xattr.security.capability", &CAPABILITY)]);
+    lower.file("a/capable", b"");
+    for name in ["a/still-capable", "a/latest"] {
+        lower.file(name, name.as_bytes());
+    }
+    lower.attributes(&[("SCHILY.xattr.system.posix_acl_access", &ACL)]);
+    lower.add(header(EntryType::Regular, 0o664, 1), "a/listed", b"");
+    lower.link(EntryType::Symlink, "a/symlink", "b");
+    lower.add(header(EntryType::Fifo, 0o600, 9), "a/pipe", b"");
+    lower.device(EntryType::Char, "a/device", 1, 5);
+    links(&mut upper);
+    upper.attributes(&[("mtime", b"1700000000.000000001")]);
+    upper.link(EntryType::Link, "c/again", "b/capable");
+    upper.link(EntryType::Link, "c/latest", "a/latest");
+    vec![lower.finish(), upper.finish()]
+}
+
+/// Links in `b/` to files of every kind in `a/`, whose entries state other metadata than the files'.
+fn links(layer: &mut Layer) {
+    let records: [(&str, &[(&str, &[u8])]); 7] = [
+        ("capable", &[("mtime", b"1600000000.123456789"), ("SCHILY.xattr.user.more", b"2")]),
+        ("still-capable", &[("SCHILY.xattr.security.capability", &CAPABILITY)]),
+        ("listed", &[]),
+        ("latest", &[("SCHILY.xattr.user.late", b"")]),
+        ("pipe", &[]),
+        ("symlink", &[]),
+        ("device", &[]),
+    ];
+    for (number, (name, records)) in (1..).zip(records) {
+        layer.attributes(records);
+        let mut link = header(EntryType::Link, 0o4640 + number, 1_000_000 * u64::from(number));
+        link.set_uid(number.into());
+        link.set_gid(1000 + u64::from(number));
+        layer.0.append_link(&mut link, format!("b/{name}"), format!("a/{name}")).unwrap();
+    }
+}
+
 struct Layer(Builder<Vec<u8>>);
 
 fn header(kind: EntryType, mode: u32, mtime: u64) -> Header {
@@ -32,7 +123,13 @@ impl Layer {
     }
 
     fn dir(&mut self, name: &str, mode: u32) {
-        self.add(header(EntryType::Directory, mode, 1_000_000_000), name, b"");
+        self.dir_of(name, mode, 0);
+    }
+
+    fn dir_of(&mut self, name: &str, mode: u32, owner: u64) {
+        let mut header = header(EntryType::Directory, mode, 1_000_000_000);
+        header.set_uid(owner);
+        self.add(header, name, b"");
     }
 
     fn file(&mut self, name: &str, content: &[u8]) {
@@ -40,7 +137,8 @@ impl Layer {
     }
 
     fn link(&mut self, kind: EntryType, name: &str, target: &str) {
-        self.0.append_link(&mut header(kind, 0o777, 1_111_111_111), name, target).unwrap();
+        let mode = if kind == EntryType::Link { 0o6711 } else { 0o777 };
+        self.0.append_link(&mut header(kind, mode, 1_111_111_111), name, target).unwrap();
     }
 
     fn device(&mut self, kind: EntryType, name: &str, major: u32, minor: u32) {
@@ -81,6 +179,12 @@ const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 const ACL: [u8; 44] = [
     2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 6, 0, 0xd2, 4, 0, 0, 4, 0, 4, 0, 255, 255, 255, 255,
     16, 0, 6, 0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255, 255,
+];
+
+/// The same without the user and the mask.
+const MODE_AS_ACL: [u8; 28] = [
+    2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 4, 0, 4, 0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255,
+    255,
 ];
 
 fn base() -> Vec<u8> {
@@ -132,6 +236,14 @@ fn base() -> Vec<u8> {
     }
     layer.file(&format!("{deep}file"), b"deep");
     layer.file(&"n".repeat(255), b"long name");
+    layer.dir("records/", 0o755);
+    let long = format!("records/{}", "r".repeat(250));
+    let records: [(&str, &[u8]); 2] = [("uid", b"4000000000"), ("mtime", b"1.000000001")];
+    layer.attributes(&[records[0], records[1], ("path", long.as_bytes())]);
+    layer.file("replaced by the record", b"a long name in a PAX record");
+    layer.attributes(&[records[0], records[1], ("linkpath", long.as_bytes())]);
+    let mut link = header(EntryType::Link, 0o644, 1);
+    layer.0.append_link(&mut link, "linked-far", "replaced by the record").unwrap();
     layer.file("n\u{e4}me with\nodd \u{1f980} bytes", b"odd");
     layer.dir("many/", 0o755);
     for n in 0..1500 {
@@ -155,7 +267,6 @@ fn changes() -> Vec<u8> {
     layer.file("bin/.wh.old", b"");
     layer.file(".wh.gone", b"");
     layer.file(".wh.never-was", b"");
-    layer.link(EntryType::Link, "bin/linked-across-layers", "bin/su");
     layer.dir("opaque/", 0o700);
     layer.file("opaque/new", b"new");
     layer.file("opaque/.wh..wh..opq", b"");

@@ -34,6 +34,31 @@ impl Layout {
         layout
     }
 
+    /// A layout in `dir` whose only image, `test`, is `tag` of the layout in `from`.
+    pub fn of(from: &Path, tag: &str, dir: &Path) -> Self {
+        let mut layout = Self::new(dir);
+        let read = |path: PathBuf| fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let index: Value = serde_json::from_slice(&read(from.join("index.json"))).unwrap();
+        let mut images = index["manifests"].as_array().unwrap().iter();
+        let is_wanted = |entry: &&Value| entry["annotations"]["org.opencontainers.image.ref.name"] == tag;
+        let image = images.find(is_wanted).unwrap_or_else(|| panic!("{tag} is not in {}", from.display()));
+        let copy = |descriptor: &Value| {
+            let to = layout.blob_path(&digest_of(descriptor));
+            let bytes = read(from.join("blobs/sha256").join(to.file_name().unwrap()));
+            fs::write(to, &bytes).unwrap();
+            bytes
+        };
+        let manifest: Value = serde_json::from_slice(&copy(image)).unwrap();
+        manifest["layers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .chain([&manifest["config"]])
+            .for_each(|blob| drop(copy(blob)));
+        layout.tag("test", image.clone());
+        layout
+    }
+
     fn write_index(&self) {
         let index = json!({"schemaVersion": 2, "manifests": self.entries});
         fs::write(self.dir.join("index.json"), index.to_string()).unwrap();

@@ -4,10 +4,12 @@
 #![allow(dead_code)]
 
 pub mod archive;
+pub mod chance;
 pub mod containerd;
 pub mod layers;
 pub mod layout;
 pub mod oracle;
+pub mod place;
 pub mod snapshot;
 
 use std::fs::File;
