@@ -71,16 +71,17 @@ impl Containerd {
         snapshots.join(last.expect("a snapshot").to_string())
     }
 
-    /// Unpacks the only image of the OCI layout in `layout`, which is `tag`, and mounts it read-only at `root`.
-    pub fn mount(&self, layout: &Path, tag: &str, snapshotter: Snapshotter, root: &Path) {
-        self.import(layout, snapshotter);
-        let mount = ["images", "mount", "--snapshotter", snapshotter.name()];
-        run(self.ctr().args(mount).arg(format!("{IMAGE}:{tag}")).arg(root));
+    /// Unpacks the only image of the OCI layout in `layout`, which is `tag`, for overlayfs, and mounts it read-only at
+    /// `root`.
+    pub fn mount(&self, layout: &Path, tag: &str, root: &Path) {
+        self.import(layout, Snapshotter::Overlayfs);
+        run(self.ctr().args(["images", "mount"]).arg(format!("{IMAGE}:{tag}")).arg(root));
     }
 
     /// Undoes [`Self::mount`].
-    pub fn unmount(&self, snapshotter: Snapshotter, root: &Path) {
-        let unmount = ["images", "unmount", "--rm", "--snapshotter", snapshotter.name()];
+    pub fn unmount(&self, root: &Path) {
+        // Its snapshot goes only if the snapshotter is named, and would else stand for the next image's.
+        let unmount = ["images", "unmount", "--rm", "--snapshotter", Snapshotter::Overlayfs.name()];
         run(self.ctr().args(unmount).arg(root));
     }
 

@@ -81,9 +81,12 @@ pub fn links_across_layers() -> Vec<Vec<u8>> {
     vec![lower.finish(), upper.finish()]
 }
 
+/// Keys and values of PAX records.
+type Records = &'static [(&'static str, &'static [u8])];
+
 /// Links in `b/` to files of every kind in `a/`, whose entries state other metadata than the files'.
 fn links(layer: &mut Layer) {
-    let records: [(&str, &[(&str, &[u8])]); 7] = [
+    let records: [(&str, Records); 7] = [
         ("capable", &[("mtime", b"1600000000.123456789"), ("SCHILY.xattr.user.more", b"2")]),
         ("still-capable", &[("SCHILY.xattr.security.capability", &CAPABILITY)]),
         ("listed", &[]),
