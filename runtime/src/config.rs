@@ -134,11 +134,18 @@ pub struct StreamingConfig {
     pub tls_certificate: Option<PathBuf>,
     /// The certificate's key, PEM.
     pub tls_key: Option<PathBuf>,
+    /// A connection over which nothing has been sent for so long is ended, seconds; kubelet's own default.
+    pub idle_timeout_secs: u64,
 }
 
 impl Default for StreamingConfig {
     fn default() -> Self {
-        StreamingConfig { address: "127.0.0.1:0".into(), tls_certificate: None, tls_key: None }
+        StreamingConfig {
+            address: "127.0.0.1:0".into(),
+            tls_certificate: None,
+            tls_key: None,
+            idle_timeout_secs: 4 * 60 * 60,
+        }
     }
 }
 
@@ -245,6 +252,11 @@ impl Config {
         }
         if self.vm.memory_mib < 64 {
             return Err(Error::Invalid(format!("vm.memory_mib = {}: use 64 or more", self.vm.memory_mib)));
+        }
+        if self.streaming.idle_timeout_secs == 0 {
+            let text =
+                "streaming.idle_timeout_secs = 0: every connection would be ended at once; use 1 or more";
+            return Err(Error::Invalid(text.into()));
         }
         CgroupPath::of_pod("", &self.cgroup.parent, "")
             .map_err(|e| Error::Invalid(format!("cgroup.parent: {e}")))?;

@@ -5,6 +5,7 @@ mod attach;
 mod exec;
 mod feed;
 mod handshake;
+mod idle;
 mod port_forward;
 mod port_streams;
 mod remote_command;

@@ -15,10 +15,11 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use super::handshake::negotiate;
+use super::idle;
 use super::serve::serve;
 use super::tickets::{LIFETIME, Refusal, Tickets};
 use super::tls;
@@ -26,8 +27,11 @@ use super::work::Work;
 use crate::error::{Error, Result};
 use crate::node::{Node, lock};
 
-/// The most connections at a time.
+/// The most connections that are served at a time.
 const MAX_CONNECTIONS: usize = 512;
+
+/// The most that have not sent their request yet; more wait to be accepted.
+const MAX_GREETING: usize = 512;
 
 /// How long a client may take to greet and to send its request.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
@@ -39,6 +43,7 @@ const MAX_REQUEST: usize = 16 << 10;
 pub struct Streaming {
     node: Arc<Node>,
     tickets: Mutex<Tickets<Work>>,
+    places: Arc<Semaphore>,
     base: String,
     tls: Option<TlsAcceptor>,
 }
@@ -63,7 +68,13 @@ impl Streaming {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let base = format!("{scheme}://{address}");
         tracing::info!(base, "serving exec, attach and port-forward");
-        let server = Arc::new(Streaming { node, tickets: Mutex::default(), base, tls });
+        let server = Arc::new(Streaming {
+            node,
+            tickets: Mutex::default(),
+            places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            base,
+            tls,
+        });
         tokio::spawn(accept(server.clone(), listener));
         Ok(server)
     }
@@ -84,12 +95,16 @@ impl Streaming {
 }
 
 async fn accept(server: Arc<Streaming>, listener: TcpListener) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let greeting = Arc::new(Semaphore::new(MAX_GREETING));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok(turn) = greeting.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, peer)) => {
-                tokio::spawn(greet(server.clone(), stream, peer, place));
+                let server = server.clone();
+                tokio::spawn(async move {
+                    greet(server, stream, peer).await;
+                    drop(turn);
+                });
             }
             // One connection's failure, or too many open files: the next may do.
             Err(e) => {
@@ -100,23 +115,23 @@ async fn accept(server: Arc<Streaming>, listener: TcpListener) {
     }
 }
 
-async fn greet(server: Arc<Streaming>, stream: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit) {
+/// Takes a client's request; what follows an upgrade goes on by itself.
+async fn greet(server: Arc<Streaming>, stream: TcpStream, peer: SocketAddr) {
     let _ = stream.set_nodelay(true);
-    let Some(tls) = server.tls.clone() else { return request(server, stream, peer, place).await };
+    let Some(tls) = server.tls.clone() else { return request(server, stream, peer).await };
     match tokio::time::timeout(REQUEST_LIMIT, tls.accept(stream)).await {
-        Ok(Ok(stream)) => request(server, stream, peer, place).await,
+        Ok(Ok(stream)) => request(server, stream, peer).await,
         Ok(Err(e)) => tracing::debug!(%peer, "streaming: TLS: {e}"),
         Err(_) => tracing::debug!(%peer, "streaming: TLS: the client is too slow"),
     }
 }
 
-async fn request<S>(server: Arc<Streaming>, stream: S, peer: SocketAddr, place: OwnedSemaphorePermit)
+async fn request<S>(server: Arc<Streaming>, stream: S, peer: SocketAddr)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let place = Arc::new(place);
     let service = service_fn(move |request| {
-        let response = respond(&server, request, place.clone());
+        let response = respond(&server, request);
         async move { Ok::<_, Infallible>(response) }
     });
     let served = http1::Builder::new()
@@ -131,14 +146,15 @@ where
     }
 }
 
-fn respond(
-    server: &Arc<Streaming>,
-    mut request: Request<Incoming>,
-    place: Arc<OwnedSemaphorePermit>,
-) -> Response<Full<Bytes>> {
+fn respond(server: &Arc<Streaming>, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::POST) {
         return refusal(StatusCode::METHOD_NOT_ALLOWED, "use GET or POST");
     }
+    // Before the URL is used up: it stays good for a client that comes again.
+    let Ok(place) = server.places.clone().try_acquire_owned() else {
+        let text = format!("{MAX_CONNECTIONS} connections are served already; end some, and try again");
+        return refusal(StatusCode::SERVICE_UNAVAILABLE, &text);
+    };
     let work = match server.redeem(request.uri().path()) {
         Ok(work) => work,
         Err(Refusal::Unknown) => return refusal(StatusCode::NOT_FOUND, "there is no such streaming URL"),
@@ -160,9 +176,18 @@ fn respond(
     };
     let upgrade = hyper::upgrade::on(&mut request);
     let node = server.node.clone();
+    let limit = Duration::from_secs(node.config.streaming.idle_timeout_secs);
     tokio::spawn(async move {
         match upgrade.await {
-            Ok(stream) => serve(&node, work, transport, TokioIo::new(stream)).await,
+            Ok(stream) => {
+                let (stream, idle) = idle::watch(TokioIo::new(stream));
+                tokio::select! {
+                    () = serve(&node, work, transport, stream) => {}
+                    () = idle.lasts(limit) => {
+                        tracing::info!("streaming: nothing was sent for {} s: the connection is ended", limit.as_secs());
+                    }
+                }
+            }
             Err(e) => tracing::debug!("streaming: the upgrade: {e}"),
         }
         drop(place);

@@ -140,7 +140,7 @@ fn main() -> ExitCode {
         cgroups: where_kubelet_says, by_default, figures, found_after_a_restart, both_versions, none_usable, driver_is_told, bad_parents,
             memory_of_the_host;
         streaming: commands, large_output, half_closed_input, terminal, many_at_once, killed_client, attached_output,
-            attached_input, attached_terminal, forwarded_ports, refused_port, urls, wrong_requests;
+            attached_input, attached_terminal, forwarded_ports, refused_port, urls, wrong_requests, idle_streams;
         events: whole_life, accidents, slow_listener, daemon_ends, by_crictl;
         lists: as_the_unary_calls;
         limits: of_a_pod, of_containers;

@@ -56,28 +56,26 @@ fn text(block: &mut &[u8]) -> Result<String, String> {
     String::from_utf8(bytes.to_vec()).map_err(|_| "a header that is not UTF-8".into())
 }
 
-/// Decompresses the peer's blocks, each of them and in their order: they are one stream.
-pub struct Inflater(Decompress);
+/// Decompresses the peer's blocks, each of them and in their order: they are one stream. zlib's state, some 40 KiB,
+/// comes with the first: a connection without streams has none.
+#[derive(Default)]
+pub struct Inflater(Option<Decompress>);
 
 impl Inflater {
-    /// At the beginning of a connection.
-    pub fn new() -> Self {
-        Inflater(Decompress::new(true))
-    }
-
     /// One block.
     pub fn headers(&mut self, compressed: &[u8]) -> Result<Headers, String> {
         Headers::parse(&self.inflate(compressed)?)
     }
 
     fn inflate(&mut self, mut compressed: &[u8]) -> Result<Vec<u8>, String> {
+        let zlib = self.0.get_or_insert_with(|| Decompress::new(true));
         let mut block = Vec::new();
         let mut piece = [0; 4096];
         loop {
-            let (read, written) = (self.0.total_in(), self.0.total_out());
-            let status = self.0.decompress(compressed, &mut piece, FlushDecompress::Sync);
-            let read = (self.0.total_in() - read) as usize;
-            let written = (self.0.total_out() - written) as usize;
+            let (read, written) = (zlib.total_in(), zlib.total_out());
+            let status = zlib.decompress(compressed, &mut piece, FlushDecompress::Sync);
+            let read = (zlib.total_in() - read) as usize;
+            let written = (zlib.total_out() - written) as usize;
             compressed = compressed.get(read..).unwrap_or_default();
             block.extend_from_slice(piece.get(..written).unwrap_or_default());
             if block.len() > MAX_BLOCK {
@@ -85,7 +83,7 @@ impl Inflater {
             }
             match status {
                 Err(e) if e.needs_dictionary().is_some() => {
-                    self.0.set_dictionary(&DICTIONARY).map_err(|_| "a header block of another dictionary")?;
+                    zlib.set_dictionary(&DICTIONARY).map_err(|_| "a header block of another dictionary")?;
                 }
                 Err(e) => return Err(format!("a header block that is no zlib data: {e}")),
                 Ok(Status::StreamEnd) => return Err("the end of header compression".into()),
@@ -97,28 +95,30 @@ impl Inflater {
     }
 }
 
-/// Compresses our blocks.
-pub struct Deflater(Compress);
+/// Compresses our blocks. zlib's state, some 300 KiB, comes with the first.
+#[derive(Default)]
+pub struct Deflater(Option<Compress>);
 
 impl Deflater {
-    /// At the beginning of a connection.
-    pub fn new() -> Result<Self, String> {
-        let mut zlib = Compress::new(Compression::fast(), true);
-        zlib.set_dictionary(&DICTIONARY).map_err(|e| format!("zlib's dictionary: {e}"))?;
-        Ok(Deflater(zlib))
-    }
-
     /// A block without headers: all that the answer to a new stream needs.
     pub fn empty_block(&mut self) -> Result<Vec<u8>, String> {
         self.deflate(&0_u32.to_be_bytes())
     }
 
     fn deflate(&mut self, block: &[u8]) -> Result<Vec<u8>, String> {
-        let before = self.0.total_in();
+        let zlib = match &mut self.0 {
+            Some(zlib) => zlib,
+            none => {
+                let mut zlib = Compress::new(Compression::fast(), true);
+                zlib.set_dictionary(&DICTIONARY).map_err(|e| format!("zlib's dictionary: {e}"))?;
+                none.insert(zlib)
+            }
+        };
+        let before = zlib.total_in();
         // A sync flush adds a few bytes to what does not shrink.
         let mut out = Vec::with_capacity(block.len() + 64);
-        self.0.compress_vec(block, &mut out, FlushCompress::Sync).map_err(|e| format!("zlib: {e}"))?;
-        if self.0.total_in() - before == block.len() as u64 { Ok(out) } else { Err("zlib: no room".into()) }
+        zlib.compress_vec(block, &mut out, FlushCompress::Sync).map_err(|e| format!("zlib: {e}"))?;
+        if zlib.total_in() - before == block.len() as u64 { Ok(out) } else { Err("zlib: no room".into()) }
     }
 }
 
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_block_made_by_hand() {
-        let headers = Inflater::new().headers(&BY_HAND).unwrap();
+        let headers = Inflater::default().headers(&BY_HAND).unwrap();
         assert_eq!(headers.get("streamtype"), Some("error"));
         assert_eq!(headers.get("port"), None);
     }
@@ -170,17 +170,17 @@ mod tests {
             block(&[("streamtype", "error"), ("port", "80"), ("requestid", "1")]),
             block(&[]),
         ]);
-        let mut inflater = Inflater::new();
+        let mut inflater = Inflater::default();
         assert_eq!(inflater.headers(&blocks[0]).unwrap().get("port"), Some("80"));
         assert_eq!(inflater.headers(&blocks[1]).unwrap().get("streamtype"), Some("error"));
         assert_eq!(inflater.headers(&blocks[2]).unwrap(), Headers::default());
         // Out of its place a block means nothing.
-        assert!(Inflater::new().headers(&blocks[1]).is_err());
+        assert!(Inflater::default().headers(&blocks[1]).is_err());
     }
 
     #[test]
     fn our_own_blocks_can_be_read() {
-        let (mut deflater, mut inflater) = (Deflater::new().unwrap(), Inflater::new());
+        let (mut deflater, mut inflater) = (Deflater::default(), Inflater::default());
         for _ in 0..3 {
             assert_eq!(inflater.headers(&deflater.empty_block().unwrap()).unwrap(), Headers::default());
         }
@@ -191,11 +191,11 @@ mod tests {
         let bomb = block(&[("x", &"y".repeat(8 << 20))]);
         let packed = compressed(&[bomb]).remove(0);
         assert!(packed.len() < MAX_BLOCK, "it must fit in a frame: {}", packed.len());
-        assert!(Inflater::new().headers(&packed).unwrap_err().contains("more than"));
+        assert!(Inflater::default().headers(&packed).unwrap_err().contains("more than"));
         let many: Vec<(String, String)> = (0..200).map(|n| (format!("h{n}"), String::new())).collect();
         let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (&name[..], &value[..])).collect();
         let packed = compressed(&[block(&many)]).remove(0);
-        assert!(Inflater::new().headers(&packed).unwrap_err().contains("200 headers"));
+        assert!(Inflater::default().headers(&packed).unwrap_err().contains("200 headers"));
     }
 
     #[test]
@@ -209,9 +209,9 @@ mod tests {
             ([block(&[]), vec![1]].concat(), "after the last"),
             (vec![0, 0, 0, 1, 0, 0, 0, 1, 0xff, 0, 0, 0, 0], "UTF-8"),
         ] {
-            let error = Inflater::new().headers(&compressed(&[bad]).remove(0)).unwrap_err();
+            let error = Inflater::default().headers(&compressed(&[bad]).remove(0)).unwrap_err();
             assert!(error.contains(word), "{error}");
         }
-        assert!(Inflater::new().headers(b"garbage that is no zlib").is_err());
+        assert!(Inflater::default().headers(b"garbage that is no zlib").is_err());
     }
 }

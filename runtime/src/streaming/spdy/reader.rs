@@ -14,7 +14,7 @@ const PIECE: usize = 16 << 10;
 /// Reads until the peer has closed its side. An error of the protocol is left for the writer to tell.
 pub async fn read_all(shared: &Shared, source: impl AsyncRead + Unpin) -> Result<(), FrameError> {
     let mut source = BufReader::new(source);
-    let mut inflater = Inflater::new();
+    let mut inflater = Inflater::default();
     let result = loop {
         match read_one(shared, &mut source, &mut inflater).await {
             Ok(true) => {}

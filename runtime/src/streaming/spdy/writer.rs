@@ -24,7 +24,7 @@ pub async fn write_all(
     mut sink: impl AsyncWrite + Unpin,
     mut outgoing: mpsc::Receiver<Outgoing>,
 ) -> Result<(), FrameError> {
-    let mut deflater = Deflater::new().map_err(FrameError::Protocol)?;
+    let mut deflater = Deflater::default();
     let mut pings = tokio::time::interval(PING_PERIOD);
     // Pings of a server are even (section 2.6.5).
     let mut ping = 0_u32;

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::{Client, TRANSPORTS};
 
 /// A client that forwards from a local port, which crictl chooses.
-async fn forward(bed: &Bed, pod: &Pod, transport: &str, port: u16) -> (Client, u16) {
+pub async fn forward(bed: &Bed, pod: &Pod, transport: &str, port: u16) -> (Client, u16) {
     let args = ["port-forward", "--transport", transport, &pod.id, &format!(":{port}")];
     let client = Client::watch(bed.crictl().spawn(&args));
     client.wait_print(&format!("-> {port}")).await;
@@ -22,7 +22,7 @@ async fn forward(bed: &Bed, pod: &Pod, transport: &str, port: u16) -> (Client, u
     (client, local)
 }
 
-fn connect(port: u16) -> TcpStream {
+pub fn connect(port: u16) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", port)).expect("connect to crictl");
     stream.set_read_timeout(Some(Duration::from_secs(60))).expect("set the limit");
     stream

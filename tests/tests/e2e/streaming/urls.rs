@@ -10,11 +10,11 @@ use husk_tests::{Bed, container, expect_code, pod, step};
 use tonic::Code;
 
 /// The request for an upgrade to SPDY, as crictl sends it.
-const UPGRADE: &str =
+pub const UPGRADE: &str =
     "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n";
 
 /// Sends a request to a URL; answers the first line and the rest. The connection is kept with the answer.
-fn request(url: &str, method: &str, headers: &str) -> (String, String, TcpStream) {
+pub fn request(url: &str, method: &str, headers: &str) -> (String, String, TcpStream) {
     let (host, path) =
         url.strip_prefix("http://").and_then(|rest| rest.split_once('/')).expect("an http URL");
     assert!(host.starts_with("127.0.0.1:"), "it is served on loopback: {url}");

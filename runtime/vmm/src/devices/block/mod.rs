@@ -36,8 +36,6 @@ const MAX_REQUEST: usize = SEGMENTS as usize * SEGMENT_BYTES as usize;
 const MAX_DISCARD_SECTORS: u32 = 2 << 20;
 /// 16 MiB: where the host has no quick way, zeroes are written.
 const MAX_ZEROES_SECTORS: u32 = 32 << 10;
-/// Requests served before other slots have their turn.
-const BATCH: usize = 16;
 
 /// The device of one slot.
 pub struct Block {
@@ -69,20 +67,12 @@ impl Block {
     fn serve(&self, active: &mut Activation) -> Result<(), QueueError> {
         let write_back = active.features & 1 << VIRTIO_BLK_F_FLUSH != 0;
         let Some(queue) = active.queues.first_mut() else { return Ok(()) };
-        for _ in 0..BATCH {
-            let Some(chain) = queue.pop()? else {
-                if queue.listen()? {
-                    continue;
-                }
-                return queue.notify();
-            };
+        queue.serve(|chain| {
             let medium = self.slot.medium();
-            let answer = request::serve(&chain, medium.as_deref(), &self.serial, write_back);
+            let answer = request::serve(chain, medium.as_deref(), &self.serial, write_back);
             self.count(answer.as_ref().map(|answer| answer.outcome));
-            queue.give_back(chain.head, answer.map_or(0, |answer| answer.bytes))?;
-        }
-        queue.kick_again();
-        queue.notify()
+            answer.map_or(0, |answer| answer.bytes)
+        })
     }
 
     fn count(&self, outcome: Option<Outcome>) {

@@ -186,6 +186,7 @@ impl<B: Backing> Blocks<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::collections::BTreeSet;
 
     const START: u64 = 4 << 30;
@@ -276,6 +277,70 @@ mod tests {
         blocks.backing.refuse = None;
         assert_eq!(blocks.plug(at(63), 80), Answer::Ack);
         assert_eq!(blocks.backing.open, BTreeSet::from([0, 1, 2]));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Request(u64),
+        Plug(u64, u16),
+        Unplug(u64, u16),
+        UnplugAll,
+        State(u64, u16),
+        Refuse(Option<usize>),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        // Mostly whole blocks in and a little beyond the region, now and then anything.
+        let address = || prop_oneof![9 => (0..10 * 64u64).prop_map(at), 1 => any::<u64>()];
+        let count = || prop_oneof![9 => 0..200u16, 1 => any::<u16>()];
+        prop_oneof![
+            1 => (0..700u64).prop_map(|blocks| Op::Request(blocks * BLOCK_BYTES)),
+            4 => (address(), count()).prop_map(|(address, count)| Op::Plug(address, count)),
+            4 => (address(), count()).prop_map(|(address, count)| Op::Unplug(address, count)),
+            1 => Just(Op::UnplugAll),
+            1 => (address(), count()).prop_map(|(address, count)| Op::State(address, count)),
+            1 => proptest::option::of(0..8usize).prop_map(Op::Refuse),
+        ]
+    }
+
+    proptest! {
+        /// Whatever a driver asks for and in which order, it never has more than the host requested when it asked, and
+        /// the slots that it can touch are those with a block of its own.
+        #[test]
+        fn no_driver_gets_more_than_was_requested(ops in proptest::collection::vec(op(), 1..100)) {
+            let mut blocks = blocks(SLOT_BYTES);
+            for op in ops {
+                let before = blocks.plugged_bytes();
+                match op {
+                    Op::Request(bytes) => blocks.request(bytes),
+                    Op::Plug(address, count) => match blocks.plug(address, count) {
+                        Answer::Ack => {
+                            prop_assert_eq!(blocks.plugged_bytes(), before + u64::from(count) * BLOCK_BYTES);
+                            prop_assert!(blocks.plugged_bytes() <= blocks.requested());
+                        }
+                        _ => prop_assert_eq!(blocks.plugged_bytes(), before),
+                    },
+                    Op::Unplug(address, count) => {
+                        let given = match blocks.unplug(address, count) {
+                            Answer::Ack => u64::from(count) * BLOCK_BYTES,
+                            _ => 0,
+                        };
+                        prop_assert_eq!(blocks.plugged_bytes(), before - given);
+                    }
+                    Op::UnplugAll => {
+                        blocks.unplug_all();
+                        prop_assert_eq!(blocks.plugged_bytes(), 0);
+                    }
+                    Op::State(address, count) => drop(blocks.state(address, count)),
+                    Op::Refuse(slot) => blocks.backing.refuse = slot,
+                }
+                let with_blocks: BTreeSet<usize> =
+                    (0..8).filter(|slot| blocks.plugged_of_slot[*slot] > 0).collect();
+                prop_assert_eq!(&blocks.backing.open, &with_blocks);
+                let counted = blocks.plugged.iter().filter(|plugged| **plugged).count() as u64;
+                prop_assert_eq!(blocks.plugged_bytes(), counted * BLOCK_BYTES);
+            }
+        }
     }
 
     #[test]

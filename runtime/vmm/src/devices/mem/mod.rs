@@ -20,8 +20,6 @@ use crate::virtio::{Activation, Device, F_COMMON, Identity, QueueError};
 const ID: u32 = 24;
 /// `VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE`.
 const F_UNPLUGGED_INACCESSIBLE: u64 = 1 << 1;
-/// Requests served before others of the same thread have their turn.
-const BATCH: usize = 16;
 
 /// The device.
 pub struct Mem {
@@ -47,18 +45,7 @@ impl Mem {
 
     fn serve(&self, active: &mut Activation) -> Result<(), QueueError> {
         let Some(queue) = active.queues.first_mut() else { return Ok(()) };
-        for _ in 0..BATCH {
-            let Some(chain) = queue.pop()? else {
-                if queue.listen()? {
-                    continue;
-                }
-                return queue.notify();
-            };
-            let written = self.plug.with(|blocks| request::serve(&chain, blocks));
-            queue.give_back(chain.head, written)?;
-        }
-        queue.kick_again();
-        queue.notify()
+        queue.serve(|chain| self.plug.with(|blocks| request::serve(chain, blocks)))
     }
 }
 

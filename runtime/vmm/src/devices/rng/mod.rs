@@ -11,8 +11,6 @@ use crate::virtio::{Activation, ConfigSpace, Device, F_COMMON, Identity, QueueEr
 const ID: u32 = 4;
 /// The most bytes that one request gets; a driver asks again for more.
 const MAX_BYTES: usize = 4096;
-/// Requests served before others of the same thread have their turn.
-const BATCH: usize = 16;
 
 /// The device.
 #[derive(Default)]
@@ -31,13 +29,7 @@ impl Rng {
 
     fn serve(active: &mut Activation) -> Result<(), QueueError> {
         let Some(queue) = active.queues.first_mut() else { return Ok(()) };
-        for _ in 0..BATCH {
-            let Some(chain) = queue.pop()? else {
-                if queue.listen()? {
-                    continue;
-                }
-                return queue.notify();
-            };
+        queue.serve(|chain| {
             let mut written = 0;
             for slice in chain.writable(0, MAX_BYTES) {
                 match sys::random(&slice) {
@@ -45,10 +37,8 @@ impl Rng {
                     Err(_) => break,
                 }
             }
-            queue.give_back(chain.head, written as u32)?;
-        }
-        queue.kick_again();
-        queue.notify()
+            written as u32
+        })
     }
 }
 
