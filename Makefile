@@ -19,7 +19,7 @@ IN_TESTBED := $(RUNNER)=$(CURDIR)/tests/testbed/run
 IN_NAMESPACE := $(RUNNER)="unshare --mount --propagation private"
 
 .DEFAULT_GOAL := build
-.PHONY: help deps tools build lint unit kernel initramfs images testbed assets e2e machines pods conformance install bench bench-images fuzz demo test
+.PHONY: help deps tools build lint unit kernel initramfs images testbed assets e2e machines pods conformance kubelet install bench bench-images fuzz demo test
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -72,6 +72,10 @@ conformance: assets ## critest, the CRI's conformance suite, in the test bed
 	tests/images/conformance
 	@tests/tools/critest
 	tests/testbed/run $(CURDIR)/$(RELEASE)/husk-conformance $(FOCUS) $(LABELLED)
+
+kubelet: assets ## a real kubelet, without a cluster, on a node of husk in the test bed
+	@tests/tools/kubelet
+	tests/testbed/run $(CURDIR)/$(RELEASE)/husk-kubelet
 
 bench: assets ## husk's operations beside a bare VM, in the test bed
 	tests/testbed/run $(CURDIR)/$(RELEASE)/husk-bench

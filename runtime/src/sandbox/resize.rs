@@ -72,7 +72,7 @@ impl Node {
         let record = pod.record();
         let room = Room::given(&record, &self.config.vm);
         if beyond == Beyond::Refused {
-            room.check(wanted)?;
+            room.check(wanted, self.wanted(pod, None))?;
         }
         let have = size.unwrap_or_else(|| Size::given(&record, &self.config.vm));
         let target = have.or_more(room.cap(wanted));
@@ -103,8 +103,9 @@ impl Node {
             return Ok(());
         }
         let known = size.take().is_some();
-        let grows = target.memory_mib > have.memory_mib;
-        if !known || grows {
+        let (grows, shrinks) = (target.memory_mib > have.memory_mib, target.memory_mib < have.memory_mib);
+        // What is not known is asked for as well, but for what goes down in any case.
+        if grows || !known && !shrinks {
             let got = live.vm.resize(target.memory_mib, GROWTH_LIMIT).await?;
             if got < target.memory_mib {
                 live.vm.resize(have.memory_mib, Duration::ZERO).await?;
@@ -116,7 +117,7 @@ impl Node {
             }
         }
         make_use(live.guest.clone(), target).await?;
-        if target.memory_mib < have.memory_mib {
+        if shrinks {
             live.vm.resize(target.memory_mib, Duration::ZERO).await?;
         }
         self.update_pod(pod, |record| {

@@ -207,17 +207,18 @@ impl Room {
         }
     }
 
-    /// Whether it is enough.
+    /// Whether it is enough for what a pod's limits, which came to `before`, come to now. What is beyond it already may
+    /// stay or go down.
     ///
     /// # Errors
     /// [`Error::Exhausted`] with both values.
-    pub fn check(&self, size: Size) -> Result<()> {
+    pub fn check(&self, size: Size, before: Size) -> Result<()> {
         let mut beyond = Vec::new();
-        if size.vcpus > self.max_vcpus {
+        if size.vcpus > self.max_vcpus.max(before.vcpus) {
             let most = self.max_vcpus;
             beyond.push(format!("{} vCPUs, but its VM can have {most} (vm.max_vcpus)", size.vcpus));
         }
-        if size.memory_mib > self.max_memory_mib {
+        if size.memory_mib > self.max_memory_mib.max(before.memory_mib) {
             beyond.push(format!(
                 "{} MiB of memory with its overhead, but its VM can have {} MiB (vm.max_memory_mib)",
                 size.memory_mib, self.max_memory_mib
@@ -335,8 +336,9 @@ mod tests {
     #[test]
     fn what_is_more_than_can_be_is_refused_with_both_values() {
         let room = Room { max_vcpus: 2, max_memory_mib: 1000 };
-        room.check(Size { vcpus: 2, memory_mib: 1000, huge_mib: 0 }).unwrap();
-        let refused = |vcpus, memory_mib| match room.check(Size { vcpus, memory_mib, huge_mib: 0 }) {
+        let before = Size { vcpus: 1, memory_mib: 64, huge_mib: 0 };
+        room.check(Size { vcpus: 2, memory_mib: 1000, huge_mib: 0 }, before).unwrap();
+        let refused = |vcpus, memory_mib| match room.check(Size { vcpus, memory_mib, huge_mib: 0 }, before) {
             Err(Error::Exhausted(text)) => text,
             other => panic!("{other:?}"),
         };
@@ -346,6 +348,9 @@ mod tests {
         assert!(text.contains("1001 MiB") && text.contains("can have 1000 MiB"), "{text}");
         let text = refused(9, 2000);
         assert!(text.contains("9 vCPUs") && text.contains("2000 MiB"), "{text}");
+        let beyond = Size { vcpus: 4, memory_mib: 4000, huge_mib: 0 };
+        room.check(Size { vcpus: 3, memory_mib: 4000, huge_mib: 0 }, beyond).unwrap();
+        assert!(room.check(Size { vcpus: 3, memory_mib: 4001, huge_mib: 0 }, beyond).is_err());
         assert_eq!(
             room.cap(Size { vcpus: 9, memory_mib: 5, huge_mib: 0 }),
             Size { vcpus: 2, memory_mib: 5, huge_mib: 0 }

@@ -39,7 +39,7 @@ pub enum Request {
         slot: u8,
     },
     /// Gives the file system device its server: the one descriptor that comes along is a connection to a
-    /// vhost-user back end (virtiofsd), which gets the guest's memory and the device's queues.
+    /// vhost-user back end (virtiofsd), which gets what the guest asks, and nothing of the guest's memory.
     AttachFs,
     /// Stops the vCPUs.
     Pause,

@@ -34,16 +34,10 @@ pub enum HotplugError {
     /// The slots would not fit together.
     #[error("the guest's memory would overlap")]
     Overlap,
-    /// Somebody who serves the guest cannot follow.
-    #[error("the guest's memory cannot change: {0}")]
-    Refused(String),
     /// The host did not take pages back.
     #[error("giving memory back to the host: {0}")]
     Discard(#[from] std::io::Error),
 }
-
-/// Told of the memory that the guest is about to have; what it answers stops the change.
-pub type Listener = Box<dyn Fn(&GuestMemoryMmap) -> Result<(), String> + Send>;
 
 /// The region. It starts without any slot.
 pub struct Region {
@@ -57,12 +51,11 @@ pub struct Region {
     /// Mapped when first opened, and again and again from then on.
     slots: Vec<Option<Mapped>>,
     open: Vec<bool>,
-    listener: Listener,
 }
 
 impl Region {
     /// The region behind `ram`, of `bytes` bytes, a multiple of [`SLOT_BYTES`].
-    pub fn new(ram: &Ram, vm: Arc<VmFd>, bytes: u64, listener: Listener) -> Self {
+    pub fn new(ram: &Ram, vm: Arc<VmFd>, bytes: u64) -> Self {
         let memory = ram.memory.clone();
         let end = memory.memory().last_addr().raw_value() + 1;
         let slots = (bytes / SLOT_BYTES) as usize;
@@ -75,7 +68,6 @@ impl Region {
             slots: vec![None; slots],
             open: vec![false; slots],
             memory,
-            listener,
         }
     }
 
@@ -108,11 +100,7 @@ impl Region {
         };
         let before = self.memory.memory().into_inner();
         let after = before.insert_region(Arc::clone(mapped.region())).map_err(|_| HotplugError::Overlap)?;
-        (self.listener)(&after).map_err(HotplugError::Refused)?;
-        if let Err(error) = mapped.give(&self.vm, self.first_memslot + number as u32) {
-            let _ = (self.listener)(&before);
-            return Err(error.into());
-        }
+        mapped.give(&self.vm, self.first_memslot + number as u32)?;
         self.replace(after);
         self.open[number] = true;
         Ok(())
@@ -130,7 +118,6 @@ impl Region {
         let region = mapped.region();
         let (after, _) =
             before.remove_region(region.start_addr(), region.len()).map_err(|_| HotplugError::Overlap)?;
-        (self.listener)(&after).map_err(HotplugError::Refused)?;
         mapped.take(&self.vm, self.first_memslot + number as u32)?;
         self.replace(after);
         self.open[number] = false;

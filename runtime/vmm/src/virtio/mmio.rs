@@ -309,7 +309,6 @@ impl MmioTransport {
             });
         }
         device.activate(Activation {
-            memory: self.memory.clone(),
             features: self.driver_features,
             queues,
             interrupt: self.interrupt.clone(),

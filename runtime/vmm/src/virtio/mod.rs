@@ -64,8 +64,6 @@ pub struct Identity {
 
 /// What a driver has set up.
 pub struct Activation {
-    /// Guest memory.
-    pub memory: Memory,
     /// Features that both sides have.
     pub features: u64,
     /// The queues, as many as [`Identity::queue_sizes`] has.
@@ -85,7 +83,7 @@ impl Activation {
     }
 
     /// The driver broke the rules: the device hears no more kicks, and says that it needs a reset.
-    pub fn fail(&self, ops: &mut EventOps, error: &QueueError) {
+    pub fn fail(&self, ops: &mut EventOps, error: &dyn std::fmt::Display) {
         for queue in &self.queues {
             let _ = ops.remove(Events::empty(&queue.kick));
         }

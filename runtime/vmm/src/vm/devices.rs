@@ -95,7 +95,8 @@ impl Builder<'_> {
 }
 
 /// Makes the devices of `config`. Disks have a thread of their own, because their requests may wait for the
-/// host's disk, and so has pluggable memory, which may wait for the volumes' server; all others never wait.
+/// host's disk, and so have volumes, which copy much, and pluggable memory, which may take a while to be given and
+/// taken; all others are quick.
 ///
 /// # Errors
 /// [`DeviceError`].
@@ -126,20 +127,19 @@ pub fn build(
         builder.add(Net::identity(mac, net.mtu), Box::new(device), &io, interrupt)?;
     }
 
-    let share = Arc::new(Share::default());
+    let share = Share::new()?;
     if let Some(tag) = &config.fs_tag {
+        let worker = Worker::start("fs", exit.clone())?.handle();
         let interrupt = builder.interrupt()?;
-        builder.add(Fs::identity(tag), Box::new(Fs::new(Arc::clone(&share))?), &io, interrupt)?;
+        builder.add(Fs::identity(tag), Box::new(Fs::new(Arc::clone(&share))), &worker, interrupt)?;
     }
 
     let mut plug = None;
     if let Some(hotplug) = &config.hotplug {
         let worker = Worker::start("memory", exit.clone())?.handle();
         let interrupt = builder.interrupt()?;
-        let served = Arc::clone(&share);
-        let listener = move |memory: &_| served.memory_changes(memory).map_err(|error| error.to_string());
         let [limit, requested] = [hotplug.limit_mib, hotplug.requested_mib].map(|mib| u64::from(mib) << 20);
-        let region = Region::new(ram, Arc::clone(vm), limit, Box::new(listener));
+        let region = Region::new(ram, Arc::clone(vm), limit);
         let shared = Arc::new(Plug::new(region, requested, interrupt.clone()));
         let device = Box::new(Mem::new(Arc::clone(&shared)));
         builder.add(Mem::identity(&shared), device, &worker, interrupt)?;

@@ -1,46 +1,42 @@
 //! virtio-fs (virtio 1.2, section 5.11): the pod's volumes.
 //!
 //! The device is declared at boot without a server, as block slots are without a medium: requests wait in the
-//! queues until a vhost-user back end (virtiofsd) is attached, which from then on serves the queues itself. Of
-//! a request nothing passes through this process but the interrupt.
+//! queues until a vhost-user back end (virtiofsd) is attached. Each request is then copied into memory that the
+//! server shares with this process, and its answer back into the guest's: what serves tenants' files sees no memory
+//! of the guest, and the guest's memory need not be one that can be shared, such as a clone's.
 
+mod bounce;
+mod pages;
+mod server;
+mod shadow;
 mod share;
 
-use std::io;
 use std::sync::Arc;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::eventfd::EventFd;
 
 pub use share::{Share, ShareError};
 
-use crate::virtio::{Activation, ConfigSpace, Device, F_COMMON, Identity, Interrupt};
+use crate::virtio::{Activation, ConfigSpace, Device, F_COMMON, Identity};
 
 /// `VIRTIO_ID_FS`.
 const ID: u32 = 26;
 /// One queue for urgent requests (`FORGET`), one for all others.
-const QUEUE_SIZES: &[u16] = &[128, 256];
+const QUEUE_SIZES: &[u16; 2] = &[128, 256];
 /// Bytes of the tag's field.
 pub const TAG_BYTES: usize = 36;
 
 /// The device.
 pub struct Fs {
     share: Arc<Share>,
-    /// Written by the server, once for each queue, when it has used buffers.
-    calls: Arc<[EventFd]>,
-    interrupt: Option<Interrupt>,
+    active: Option<Activation>,
 }
 
 impl Fs {
     /// The device whose server is attached by `share`.
-    ///
-    /// # Errors
-    /// When there are no descriptors left.
-    pub fn new(share: Arc<Share>) -> io::Result<Self> {
-        let call = |_| EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
-        let calls: Arc<[EventFd]> = QUEUE_SIZES.iter().map(call).collect::<io::Result<Vec<_>>>()?.into();
-        Ok(Self { share, calls, interrupt: None })
+    pub fn new(share: Arc<Share>) -> Self {
+        Self { share, active: None }
     }
 
     /// What the transport has to know.
@@ -59,33 +55,39 @@ impl Fs {
 
 impl Device for Fs {
     fn activate(&mut self, activation: Activation) {
-        self.interrupt = Some(activation.interrupt.clone());
-        self.share.driver_is_ready(activation, Arc::clone(&self.calls));
+        self.active = Some(activation);
+        self.share.driver_is_ready();
     }
 
     fn deactivate(&mut self) {
-        self.interrupt = None;
+        self.active = None;
         self.share.driver_is_gone();
     }
 }
 
 impl MutEventSubscriber for Fs {
     fn init(&mut self, ops: &mut EventOps) {
-        for (queue, call) in self.calls.iter().enumerate() {
-            if let Err(error) = ops.add(Events::with_data(call, queue as u32, EventSet::IN))
-                && let Some(interrupt) = &self.interrupt
-            {
-                interrupt.needs_reset(&format_args!("its server cannot be heard: {error}"));
+        let Some(active) = &self.active else { return };
+        active.watch_queues(ops);
+        for call in &self.share.calls {
+            if let Err(error) = ops.add(Events::new(call, EventSet::IN)) {
+                active.interrupt.needs_reset(&format_args!("its server cannot be heard: {error}"));
             }
         }
     }
 
-    fn process(&mut self, events: Events, _ops: &mut EventOps) {
-        if let Some(call) = self.calls.get(events.data() as usize) {
-            let _ = call.read();
-        }
-        if let Some(interrupt) = &self.interrupt {
-            interrupt.signal_queue();
+    fn process(&mut self, _events: Events, ops: &mut EventOps) {
+        let Some(mut active) = self.active.take() else { return };
+        active.queues.iter().for_each(|queue| drop(queue.kick.read()));
+        self.share.calls.iter().for_each(|call| drop(call.read()));
+        match self.share.carry(&mut active.queues) {
+            Ok(()) => self.active = Some(active),
+            Err(error) => {
+                for call in &self.share.calls {
+                    let _ = ops.remove(Events::empty(call));
+                }
+                active.fail(ops, &error);
+            }
         }
     }
 }
