@@ -19,7 +19,7 @@ IN_TESTBED := $(RUNNER)=$(CURDIR)/tests/testbed/run
 IN_NAMESPACE := $(RUNNER)="unshare --mount --propagation private"
 
 .DEFAULT_GOAL := build
-.PHONY: help deps tools build lint unit kernel initramfs images testbed assets e2e machines pods conformance kubelet install bench bench-images fuzz demo test
+.PHONY: help deps tools build lint unit kernel initramfs images testbed assets e2e machines pods conformance kubelet install bench bench-vmm bench-images fuzz demo test
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -80,6 +80,10 @@ kubelet: assets ## a real kubelet, without a cluster, on a node of husk in the t
 bench: assets ## husk's operations beside a bare VM, in the test bed
 	tests/testbed/run $(CURDIR)/$(RELEASE)/husk-bench
 
+bench-vmm: ## the monitor's exits and devices beside QEMU's; as root, on this machine
+	$(CARGO) build $(ALL) --all-targets
+	$(RELEASE)/husk-bench-vmm
+
 bench-images: ## pulling images beside containerd, skopeo with umoci, and podman; as root, on this machine
 	tests/deps/bench-images
 	$(CARGO) build $(ALL) --all-targets
@@ -96,6 +100,7 @@ FUZZ_SECONDS ?= 60
 fuzz: ## fuzz what parses tenants' and clients' bytes, FUZZ_SECONDS for each target
 	images/fuzz/run $(FUZZ_SECONDS)
 	runtime/fuzz/run $(FUZZ_SECONDS)
+	runtime/vmm/fuzz/run $(FUZZ_SECONDS)
 
 demo: ## install, build and show a container in a VM of its own
 	tests/demo

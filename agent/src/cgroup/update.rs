@@ -71,6 +71,14 @@ fn files(resources: &LinuxResources) -> Result<Vec<(String, String)>> {
     if let Some(pids) = resources.pids() {
         set("pids.max", bytes(pids.limit()));
     }
+    for (file, value) in resources.unified().iter().flatten() {
+        if file.contains('/') || !file.contains('.') {
+            return Err(Error::Invalid(format!(
+                "cgroup parameter {file:?}: use a name such as \"memory.high\""
+            )));
+        }
+        set(file, value.clone());
+    }
     Ok(files)
 }
 
@@ -118,6 +126,9 @@ mod tests {
         );
         let huge = r#"{"hugepageLimits":[{"pageSize":"2MB","limit":4194304}]}"#;
         assert_eq!(written(huge), pairs(&[("hugetlb.2MB.max", "4194304")]));
+        assert_eq!(written(r#"{"unified":{"memory.high":"9"}}"#), pairs(&[("memory.high", "9")]));
+        let elsewhere = r#"{"unified":{"../memory.high":"9"}}"#;
+        assert!(matches!(files(&serde_json::from_str(elsewhere).unwrap()), Err(Error::Invalid(_))));
         let outside = huge.replace("2MB", "../2MB");
         assert!(matches!(files(&serde_json::from_str(&outside).unwrap()), Err(Error::Invalid(_))));
     }

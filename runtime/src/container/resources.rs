@@ -26,11 +26,6 @@ pub fn oci(limits: &cri::LinuxContainerResources) -> Result<Value> {
              memory_limit_in_bytes, {memory}; change both at once"
         )));
     }
-    if let Some((name, _)) = limits.unified.iter().next() {
-        return Err(Error::Unsupported(format!(
-            "cgroup parameters by name (unified: {name:?}) are not served"
-        )));
-    }
     let mut memory = Map::new();
     if limits.memory_limit_in_bytes > 0 {
         memory.insert("limit".into(), json!(limits.memory_limit_in_bytes));
@@ -64,7 +59,45 @@ pub fn oci(limits: &cri::LinuxContainerResources) -> Result<Value> {
             all.insert(name.into(), part.into());
         }
     }
+    if !limits.unified.is_empty() {
+        all.insert("unified".into(), unified(limits)?.into());
+    }
     Ok(all.into())
+}
+
+/// The most parameters by name, and the most bytes of a name and of a value.
+const MAX_UNIFIED: (usize, usize, usize) = (64, 64, 1024);
+
+/// Parameters of version 2's cgroups by the names of their files, such as kubelet's `memory.oom.group`: those of the
+/// guest's kernel, in the container's own cgroup.
+fn unified(limits: &cri::LinuxContainerResources) -> Result<Map<String, Value>> {
+    let (most, name_bytes, value_bytes) = MAX_UNIFIED;
+    if limits.unified.len() > most {
+        let count = limits.unified.len();
+        return Err(Error::Invalid(format!("unified has {count} cgroup parameters; the most is {most}")));
+    }
+    let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_');
+    let good = |name: &str| {
+        let (controller, rest) = name.split_once('.').unwrap_or_default();
+        !controller.is_empty() && !rest.is_empty() && name.len() <= name_bytes && name.bytes().all(known)
+    };
+    let mut named = Map::new();
+    for (name, value) in &limits.unified {
+        // "cgroup.procs" and its like are no limits.
+        if !good(name) || name.starts_with("cgroup.") {
+            return Err(Error::Invalid(format!(
+                "unified names {name:?}: use a parameter of a controller, as \"memory.high\""
+            )));
+        }
+        if value.len() > value_bytes {
+            let count = value.len();
+            return Err(Error::Invalid(format!(
+                "unified: {name} has {count} bytes; the most is {value_bytes}"
+            )));
+        }
+        named.insert(name.clone(), json!(value));
+    }
+    Ok(named)
 }
 
 /// The huge pages that a guest has, as kubelet names them.
@@ -101,6 +134,7 @@ pub fn merge(old: &mut cri::LinuxContainerResources, new: cri::LinuxContainerRes
     if !new.hugepage_limits.is_empty() {
         old.hugepage_limits = new.hugepage_limits;
     }
+    old.unified.extend(new.unified);
     for (old, new) in [(&mut old.cpuset_cpus, new.cpuset_cpus), (&mut old.cpuset_mems, new.cpuset_mems)] {
         if !new.is_empty() {
             *old = new;
@@ -144,8 +178,25 @@ mod tests {
         let expected = json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 7}]});
         assert_eq!(oci(&of("2MB", 7)).unwrap(), expected);
         assert!(matches!(oci(&of("1GB", 1)), Err(Error::Unsupported(text)) if text.contains("1GB")));
-        let unified = [("memory.high".to_owned(), "1".to_owned())].into();
-        let limits = cri::LinuxContainerResources { unified, ..Default::default() };
-        assert!(matches!(oci(&limits), Err(Error::Unsupported(_))));
+    }
+
+    #[test]
+    fn parameters_by_name_are_those_of_controllers() {
+        let of = |name: &str, value: &str| cri::LinuxContainerResources {
+            unified: [(name.to_owned(), value.to_owned())].into(),
+            ..Default::default()
+        };
+        let expected = json!({"unified": {"memory.oom.group": "1"}});
+        assert_eq!(oci(&of("memory.oom.group", "1")).unwrap(), expected);
+        for bad in
+            ["", "memory", "memory.", ".high", "../memory.high", "memory./x", "Memory.high", "cgroup.procs"]
+        {
+            let refused = oci(&of(bad, "1")).unwrap_err().to_string();
+            assert!(refused.contains(&format!("{bad:?}")), "{refused}");
+        }
+        assert!(oci(&of("memory.high", &"1".repeat(2000))).is_err());
+        let mut many = of("memory.high", "1");
+        many.unified.extend((0..64).map(|n| (format!("memory.x{n}"), String::new())));
+        assert!(oci(&many).unwrap_err().to_string().contains("65 cgroup parameters"));
     }
 }

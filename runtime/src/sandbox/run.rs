@@ -156,16 +156,13 @@ impl Node {
         let mut guest = guest::connect(&vm.vsock()).await?;
         configure.entropy = entropy()?;
         configure.time_nanos = now_nanos();
-        let (configured, got) = tokio::join!(
-            guest.configure_sandbox(guest::request(configure)),
-            async {
-                match memory_mib > size.boot_mib() {
-                    // It has been asked for already, and is waited for here.
-                    true => vm.resize(memory_mib, PLUG_LIMIT).await,
-                    false => Ok(memory_mib),
-                }
+        let (configured, got) = tokio::join!(guest.configure_sandbox(guest::request(configure)), async {
+            match memory_mib > size.boot_mib() {
+                // It has been asked for already, and is waited for here.
+                true => vm.resize(memory_mib, PLUG_LIMIT).await,
+                false => Ok(memory_mib),
             }
-        );
+        });
         configured.map_err(|status| guest::refusal("the guest could not be configured", status))?;
         let got = got?;
         if got < memory_mib {

@@ -36,3 +36,16 @@ mod vcpu;
 mod virtio;
 #[cfg(feature = "vmm")]
 pub mod vm;
+
+/// What the fuzz targets drive.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    pub use crate::devices::block::{Block, Medium, Slot};
+    pub use crate::devices::fs::{Fs, Share};
+    pub use crate::devices::net::Net;
+    pub use crate::devices::rng::Rng;
+    pub use crate::devices::vsock::Vsock;
+    pub use crate::memory::Memory;
+    pub use crate::power::ExitCell;
+    pub use crate::virtio::{BoxedDevice, Identity, Interrupt, MmioTransport, Worker, WorkerHandle};
+}

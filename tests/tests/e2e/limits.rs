@@ -129,8 +129,12 @@ pub async fn of_containers(bed: Arc<Bed>) {
 
     step("a container that needs more than there is");
     let mut config = container("large", "sleep 10000");
-    config.linux.get_or_insert_default().resources = Some(memory(400));
+    let by_name = |name: &str, value: &str| [(name.to_owned(), value.to_owned())].into();
+    let unified = by_name("memory.oom.group", "1");
+    config.linux.get_or_insert_default().resources =
+        Some(cri::LinuxContainerResources { unified, ..memory(400) });
     let large = pod.start(config).await;
+    assert_eq!(large.exec("cat /sys/fs/cgroup/memory.oom.group").await, "1\n");
     let grown = guest_mib(&witness).await;
     assert!((first + 180..first + 240).contains(&grown), "{first} MiB, then {grown} MiB");
 
@@ -147,6 +151,16 @@ pub async fn of_containers(bed: Arc<Bed>) {
     let beyond = update_container(&bed, &large, memory(1 << 20)).await;
     expect_code(beyond, &[Code::ResourceExhausted], &["vm.max_memory_mib"]);
     assert_eq!(large.exec("cat /sys/fs/cgroup/memory.max").await.trim(), (64_i64 << 20).to_string());
+
+    step("parameters by name");
+    let high = |name: &str| cri::LinuxContainerResources {
+        unified: by_name(name, "33554432"),
+        ..Default::default()
+    };
+    update_container(&bed, &large, high("memory.high")).await.expect("a parameter by name");
+    assert_eq!(large.exec("cat /sys/fs/cgroup/memory.high").await, "33554432\n");
+    let answer = update_container(&bed, &large, high("../memory.high")).await;
+    expect_code(answer, &[Code::InvalidArgument], &["../memory.high"]);
 
     step("it goes");
     update_container(&bed, &large, memory(400)).await.expect("more memory");
