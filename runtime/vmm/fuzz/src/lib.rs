@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::os::fd::FromRawFd;
 use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
 
 use arbitrary::Arbitrary;
 use husk_vmm::fuzzing::{BoxedDevice, ExitCell, Identity, Interrupt, Memory, MmioTransport, Worker, WorkerHandle};
@@ -64,9 +65,14 @@ pub struct World {
 impl World {
     /// Without a device yet.
     pub fn new() -> World {
+        // One for all: such a thread ends with its process.
+        static THREAD: OnceLock<(WorkerHandle, ExitCell)> = OnceLock::new();
+        let (worker, exit) = THREAD.get_or_init(|| {
+            let exit = ExitCell::default();
+            (Worker::start("fuzz", exit.clone()).expect("a thread").handle(), exit)
+        });
+        let (worker, exit) = (worker.clone(), exit.clone());
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).expect("guest memory");
-        let exit = ExitCell::default();
-        let worker = Worker::start("fuzz", exit.clone()).expect("a thread").handle();
         World { memory: Memory::new(memory), worker, exit, transport: None, offered: [0; 4] }
     }
 
