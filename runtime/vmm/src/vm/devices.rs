@@ -1,6 +1,7 @@
 //! A VM's virtio devices, each with its window, its pin and its thread.
 
 use std::io;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use crate::devices::mem::{Mem, Plug};
 use crate::devices::net::{Net, TapError, parse_mac};
 use crate::devices::rng::Rng;
 use crate::devices::vsock::Vsock;
+use crate::jail::Filters;
 use crate::layout;
 use crate::memory::{Memory, Ram, Region};
 use crate::power::ExitCell;
@@ -37,6 +39,9 @@ pub enum DeviceError {
         /// What the system said.
         source: io::Error,
     },
+    /// The guest's way to the host.
+    #[error("the descriptor for connections to the host (vsock.host_fd): {0}")]
+    HostPorts(io::Error),
     /// A network interface.
     #[error(transparent)]
     Tap(#[from] TapError),
@@ -105,17 +110,18 @@ pub fn build(
     ram: &Ram,
     counters: &statistics::Shared,
     exit: &ExitCell,
+    filters: &Filters,
+    listener: UnixListener,
 ) -> Result<Devices, DeviceError> {
-    let io = Worker::start("io", exit.clone())?.handle();
-    let disks = Worker::start("block", exit.clone())?.handle();
+    let io = Worker::start("io", &filters.io, exit.clone())?.handle();
+    let disks = Worker::start("block", &filters.block, exit.clone())?.handle();
     let mut builder = Builder { vm, memory: &ram.memory, transports: Vec::new() };
 
     let interrupt = builder.interrupt()?;
     builder.add(Rng::identity(), Box::new(Rng::default()), &io, interrupt)?;
 
     let interrupt = builder.interrupt()?;
-    let vsock = Vsock::new(&config.vsock, counters.clone())
-        .map_err(|source| DeviceError::Socket { path: config.vsock.socket.clone(), source })?;
+    let vsock = Vsock::new(&config.vsock, listener, counters.clone()).map_err(DeviceError::HostPorts)?;
     builder.add(Vsock::identity(config.vsock.cid), Box::new(vsock), &io, interrupt)?;
 
     for net in &config.nets {
@@ -134,7 +140,7 @@ pub fn build(
 
     let mut plug = None;
     if let Some(hotplug) = &config.hotplug {
-        let worker = Worker::start("memory", exit.clone())?.handle();
+        let worker = Worker::start("memory", &filters.memory, exit.clone())?.handle();
         let interrupt = builder.interrupt()?;
         let served = Arc::clone(&share);
         let listener = move |memory: &_| served.memory_changes(memory).map_err(|error| error.to_string());
