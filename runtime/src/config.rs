@@ -95,6 +95,9 @@ pub struct VmDefaults {
     pub boot_timeout_secs: u64,
     /// Bytes of a guest's console that are kept.
     pub console_limit: u64,
+    /// First and last of the users, and groups of the same numbers, that are husk's alone: the monitor of each pod
+    /// becomes one of them.
+    pub uid_range: [u32; 2],
 }
 
 /// CNI.
@@ -187,6 +190,8 @@ impl Default for VmDefaults {
             scratch_max_mib: 0,
             boot_timeout_secs: 60,
             console_limit: 1 << 20,
+            // Above all that systemd, useradd and kubelet give to users, services, containers and user namespaces.
+            uid_range: [1_879_048_192, 1_879_113_727],
         }
     }
 }
@@ -258,6 +263,12 @@ impl Config {
                 "streaming.idle_timeout_secs = 0: every connection would be ended at once; use 1 or more";
             return Err(Error::Invalid(text.into()));
         }
+        let [first, last] = self.vm.uid_range;
+        if first == 0 || first > last || last == u32::MAX {
+            return Err(Error::Invalid(format!(
+                "vm.uid_range = [{first}, {last}]: use two numbers of users from 1 to 4294967294, the lower one first"
+            )));
+        }
         CgroupPath::of_pod("", &self.cgroup.parent, "")
             .map_err(|e| Error::Invalid(format!("cgroup.parent: {e}")))?;
         if self.streaming.tls_certificate.is_some() != self.streaming.tls_key.is_some() {
@@ -300,6 +311,10 @@ mod tests {
         assert!(parse("[vm]\nblock_slots = 99").unwrap_err().to_string().contains("99"));
         assert!(parse("[vm]\nmax_vcpus = 33").unwrap_err().to_string().contains("vm.max_vcpus"));
         assert!(parse("[vm]\nvcpus = 0").unwrap_err().to_string().contains("vm.vcpus"));
+        for range in ["[0, 9]", "[9, 8]", "[1, 4294967295]"] {
+            let error = parse(&format!("[vm]\nuid_range = {range}")).unwrap_err().to_string();
+            assert!(error.contains("vm.uid_range") && error.contains(range), "{error}");
+        }
         assert!(parse("[cgroup]\ndriver = 'runc'").unwrap_err().to_string().contains("runc"));
         assert!(parse("[cgroup]\nparent = '/a/../b'").unwrap_err().to_string().contains("cgroup.parent"));
         let half = parse("[streaming]\ntls_key = '/x'").unwrap_err().to_string();

@@ -157,12 +157,16 @@ impl Node {
         self.containers().into_iter().filter(|c| lock(&c.record).sandbox_id == sandbox_id).collect()
     }
 
-    /// Adds a pod unless `taken` says that another has its name; both under one lock.
-    pub fn add_pod(&self, record: SandboxRecord, taken: impl Fn(&SandboxRecord) -> bool) -> Result<Arc<Pod>> {
+    /// Adds a pod. `settle` refuses one that cannot be beside the others, or gives it what none of them has; all of it
+    /// under one lock.
+    pub fn add_pod(
+        &self,
+        mut record: SandboxRecord,
+        settle: impl FnOnce(&mut SandboxRecord, &[SandboxRecord]) -> Result<()>,
+    ) -> Result<Arc<Pod>> {
         let mut pods = lock(&self.pods);
-        if let Some(other) = pods.values().find(|pod| taken(&pod.record())) {
-            return Err(Error::Exists(format!("a sandbox of the same name, {}, is there already", other.id)));
-        }
+        let others: Vec<_> = pods.values().map(|pod| pod.record()).collect();
+        settle(&mut record, &others)?;
         self.store.put_sandbox(&record)?;
         let pod = Arc::new(Pod {
             id: record.id.clone(),

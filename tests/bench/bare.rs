@@ -15,6 +15,9 @@ const UP: &str = "husk-bench: up";
 /// Memory of the bare VMs, MiB: that of a pod that asks for none.
 const MEMORY: u32 = 256;
 
+/// The user that the VMM becomes: one of those that husk gives to monitors.
+const USER: u32 = 1_879_048_192;
+
 /// How long a bare VM may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -88,20 +91,18 @@ impl Bare {
         }
         // As `husk_vmm::config::VmConfig` has it.
         let config = json!({
-            "id": "bench", "vcpus": 1, "max_vcpus": 1, "memory_mib": MEMORY, "kernel": self.kernel, "initramfs": self.initramfs,
+            "id": "bench", "jail": {"uid": USER, "gid": USER}, "vcpus": 1, "max_vcpus": 1, "memory_mib": MEMORY, "kernel": self.kernel, "initramfs": self.initramfs,
             "console_log": console, "console_log_limit": 1 << 20, "block_slots": 2, "nets": [],
             "vsock": {"cid": 3, "socket": self.dir.join("vsock")}, "control_socket": control,
         });
         let path = self.dir.join("vmm.json");
         fs::write(&path, config.to_string()).expect("write the VMM's configuration");
         let begun = Instant::now();
-        let mut child = Command::new(&self.vmm)
-            .arg("--config")
-            .arg(&path)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("start husk-vmm");
+        let start = || {
+            let mut command = Command::new(&self.vmm);
+            command.arg("--config").arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).spawn()
+        };
+        let mut child = husk_jail::namespaces::start_apart(start).expect("start husk-vmm");
         let up = || fs::read(&console).is_ok_and(|text| String::from_utf8_lossy(&text).contains(UP));
         while !up() {
             assert!(begun.elapsed() < LIMIT, "husk-vmm's bare VM did not come up");

@@ -8,6 +8,8 @@ use crate::image::DiskFile;
 
 /// The first descriptor after standard input, output and error.
 pub const FIRST_FD: i32 = 3;
+/// Added to a signal's number it is the status of a worker that the signal has ended, as shells tell it.
+pub const DEATH_STATUS: i32 = 128;
 /// Longest outcome, in bytes.
 pub const OUTCOME_MAX: u64 = 64 << 10;
 

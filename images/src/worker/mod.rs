@@ -11,6 +11,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
+use husk_jail::namespaces::start_apart;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
@@ -19,7 +20,7 @@ use crate::config::RegistryConfig;
 use crate::convert::Limits;
 use crate::error::{ImageError, IoContext, Result};
 use job::OUTCOME_MAX;
-pub use job::{FIRST_FD, Job, Outcome, Task};
+pub use job::{DEATH_STATUS, FIRST_FD, Job, Outcome, Task};
 
 /// Bytes that may wait for a worker: what Linux grants everyone (pipe(7), pipe-max-size).
 const PIPE: usize = 1 << 20;
@@ -68,7 +69,7 @@ impl Workers {
             .fd_mappings(mappings)
             .map_err(std::io::Error::other)
             .during(|| format!("starting {program}"))?;
-        let mut child = command.spawn().during(|| format!("starting {program}"))?;
+        let mut child = spawn(&mut command).during(|| format!("starting {program}"))?;
         let input = child.stdin.take();
         if let Some(input) = &input {
             // The fewer the turns of the two processes, the better; but it works with any pipe.
@@ -76,6 +77,18 @@ impl Workers {
         }
         Ok(Worker { child, input, patience })
     }
+}
+
+/// Root's workers begin in PID namespaces of their own, which is what nobody else can give them.
+fn spawn(command: &mut Command) -> std::io::Result<Child> {
+    if !rustix::process::geteuid().is_root() {
+        return command.spawn();
+    }
+    let runtime = tokio::runtime::Handle::current();
+    start_apart(|| {
+        let _inside = runtime.enter();
+        command.spawn()
+    })
 }
 
 /// A running worker. Dropping it kills it.
@@ -144,7 +157,7 @@ impl Worker {
 
 /// What the end of a worker without an answer means.
 fn death(status: ExitStatus) -> ImageError {
-    match status.signal() {
+    match status.signal().or_else(|| Some(status.code()? - DEATH_STATUS)) {
         Some(libc::SIGABRT) => ImageError::TooLarge("its conversion needs too much memory".into()),
         Some(libc::SIGXCPU) => ImageError::TooLarge("its conversion takes too much CPU time".into()),
         Some(libc::SIGXFSZ) => ImageError::TooLarge("its files are too large".into()),

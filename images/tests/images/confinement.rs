@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,8 @@ use command_fds::{CommandFdExt, FdMapping};
 use husk_images::convert::Limits;
 use husk_images::worker::{FIRST_FD, Job, Task};
 
-use crate::intruder::{Fate, inject};
+use husk_jail::intruder::{Fate, inject};
+use husk_jail::namespaces::start_apart;
 
 const WORKER_ID: u32 = 64_997;
 
@@ -25,14 +27,14 @@ impl Waiting {
         };
         // Two belong to the job; the third and this process's own directory do not.
         let extra = FdMapping { parent_fd: File::open("/").unwrap().into(), child_fd: 77 };
-        let child = Command::new(env!("CARGO_BIN_EXE_husk-convert"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_husk-convert"));
+        command
             .arg(serde_json::to_string(&job).unwrap())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .fd_mappings(vec![file(0), file(1), file(2), extra])
-            .unwrap()
-            .spawn()
             .unwrap();
+        let child = start_apart(|| command.spawn()).unwrap();
         let waiting = Self(child);
         let begun = Instant::now();
         while !(waiting.status("Seccomp") == "2" && waiting.status("State").starts_with('S')) {
@@ -44,14 +46,16 @@ impl Waiting {
 
     /// What becomes of it when it makes that system call.
     fn call(self, number: i64, arguments: [u64; 4]) -> Fate {
-        let fate = inject(self.0.id() as i32, number, arguments);
-        // It has been waited for: its id may be another's.
-        std::mem::forget(self);
-        fate
+        let [first, second, third, fourth] = arguments;
+        inject(self.0.id() as i32, number, [first, second, third, fourth, 0, 0]).unwrap()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.0.id()))
     }
 
     fn read(&self, name: &str) -> String {
-        fs::read_to_string(format!("/proc/{}/{name}", self.0.id())).unwrap()
+        fs::read_to_string(self.path(name)).unwrap()
     }
 
     fn status(&self, field: &str) -> String {
@@ -77,7 +81,7 @@ fn a_worker_has_given_up_everything_before_it_reads() {
         (worker.status("Uid"), worker.status("Gid"), worker.status("Groups")),
         (id.clone(), id, "".into())
     );
-    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(worker.status(set), "0000000000000000", "{set}");
     }
     assert_eq!((worker.status("NoNewPrivs"), worker.status("Threads")), ("1".into(), "1".into()));
@@ -87,10 +91,21 @@ fn a_worker_has_given_up_everything_before_it_reads() {
         .collect();
     open.sort_unstable();
     assert_eq!(open, [0, 1, 2, 3, 4]);
+    assert_eq!(fs::read_dir(worker.path("root")).unwrap().count(), 0);
+    assert_eq!(worker.read("mountinfo").lines().count(), 1);
+    assert!(worker.status("NSpid").ends_with("\t1"), "{}", worker.status("NSpid"));
+    for kind in ["mnt", "pid", "ipc", "uts", "net", "cgroup"] {
+        let [its, ours] =
+            [worker.path("ns"), "/proc/self/ns".into()].map(|dir| fs::read_link(dir.join(kind)));
+        assert_ne!(its.unwrap(), ours.unwrap(), "{kind}");
+    }
     let limits = worker.read("limits");
+    assert!(
+        limits.lines().any(|line| line.starts_with("Max cpu time              1800                 1801"))
+    );
     for (name, value) in [
         ("Max address space", 2_u64 << 30),
-        ("Max cpu time", 1800),
+        ("Max locked memory", 0),
         ("Max core file size", 0),
         ("Max processes", 0),
         ("Max file size", (64 << 30) + 4096 * 1_000_000),
@@ -103,13 +118,9 @@ fn a_worker_has_given_up_everything_before_it_reads() {
 
 #[test]
 fn a_worker_that_was_taken_over_can_only_die() {
-    let worker = Waiting::start();
-    let pid = worker.0.id() as i32;
-    assert_eq!(
-        inject(pid, libc::SYS_getpid, [0; 4]),
-        Fate::Returned(pid.into()),
-        "the test itself is broken"
-    );
+    // Its number in its own namespace.
+    let fate = Waiting::start().call(libc::SYS_getpid, [0; 4]);
+    assert_eq!(fate, Fate::Returned(1), "the test itself is broken");
 
     let exec = libc::PROT_READ as u64 | libc::PROT_EXEC as u64;
     let private = libc::MAP_PRIVATE as u64 | libc::MAP_ANONYMOUS as u64;

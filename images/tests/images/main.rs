@@ -5,7 +5,6 @@
 mod support;
 
 mod bed;
-mod intruder;
 mod server;
 
 mod archive_import;

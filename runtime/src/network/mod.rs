@@ -17,6 +17,7 @@ mod tests;
 mod types;
 
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -92,6 +93,14 @@ impl PodNetwork {
     /// The path of a sandbox's network namespace, whether it exists or not.
     pub fn netns_path(&self, sandbox_id: &str) -> PathBuf {
         self.config.netns_dir.join(sandbox_id)
+    }
+
+    /// Opens a sandbox's network namespace, for who is to enter it.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn open_namespace(&self, sandbox_id: &str) -> Result<OwnedFd, NetworkError> {
+        netns::open(&self.netns_path(sandbox_id)).map(OwnedFd::from)
     }
 
     /// Makes the sandbox's namespace, runs CNI ADD in it and ties a tap to each of its interfaces.

@@ -49,6 +49,11 @@ fn create_here(path: &Path) -> Result<(), NetworkError> {
     made
 }
 
+/// Opens the namespace at `path`.
+pub(super) fn open(path: &Path) -> Result<File, NetworkError> {
+    File::open(path).map_err(at(path, "open"))
+}
+
 /// Whether a namespace is mounted at `path`.
 pub(super) fn exists(path: &Path) -> bool {
     statfs(path).is_ok_and(|stat| stat.filesystem_type() == NSFS)
@@ -102,7 +107,7 @@ where
 {
     let path = path.to_owned();
     on_thread(path.clone(), move || {
-        let file = File::open(&path).map_err(at(&path, "open"))?;
+        let file = open(&path)?;
         setns(&file, CloneFlags::CLONE_NEWNET).map_err(at(&path, "enter"))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -19,7 +19,7 @@ impl Node {
     /// swept, and so is whatever belongs to no record.
     pub async fn recover(self: &Arc<Self>) -> Result<()> {
         for record in self.store.sandboxes()? {
-            self.add_pod(record, |_| false)?;
+            self.add_pod(record, |_, _| Ok(()))?;
         }
         for record in self.store.containers()? {
             if self.pod(&record.sandbox_id).is_ok() && record.phase() != Phase::Creating {

@@ -16,7 +16,7 @@ use crate::guest;
 use crate::network::{Dns, PodNetworkRequest, PortMapping, Protocol};
 use crate::node::{Live, Node, Pod, lock, new_id, now_nanos};
 use crate::store::{Phase, SandboxRecord};
-use crate::vm::{DiskPiece, SCRATCH_SLOT, Slots, Vm, VmSpec};
+use crate::vm::{self, DiskPiece, SCRATCH_SLOT, Slots, Vm, VmSpec};
 use crate::volume::Volumes;
 
 /// How long a guest may take to plug the memory that it does not boot with; a slow one is not refused.
@@ -43,8 +43,17 @@ impl Node {
             phase: Phase::Creating.into(),
             ..Default::default()
         };
-        let pod = self.add_pod(record, |other| {
-            other.config.as_ref().is_some_and(|config| config.metadata == metadata)
+        let pod = self.add_pod(record, |record, others| {
+            let of_that_name = |other: &&SandboxRecord| {
+                other.config.as_ref().is_some_and(|config| config.metadata == metadata)
+            };
+            if let Some(other) = others.iter().find(of_that_name) {
+                let text = format!("a sandbox of the same name, {}, is there already", other.id);
+                return Err(Error::Exists(text));
+            }
+            let taken = others.iter().map(|other| other.uid).collect();
+            record.uid = vm::free_user(self.config.vm.uid_range, &taken)?;
+            Ok(())
         })?;
         let _changing = pod.changing.lock().await;
         self.tell_of_pod(&pod, Kind::Created);
@@ -126,6 +135,8 @@ impl Node {
         let spec = VmSpec {
             id: &pod.id,
             dir: &dir,
+            uid: pod.record().uid,
+            network: self.network.as_ref().map(|network| network.open_namespace(&pod.id)).transpose()?,
             vcpus: size.vcpus,
             max_vcpus: room.max_vcpus,
             boot_mib: size.boot_mib(),
@@ -194,17 +205,17 @@ impl Node {
     pub(super) fn watch(self: &Arc<Self>, pod: Arc<Pod>, vm: Arc<Vm>) {
         let node = self.clone();
         tokio::spawn(async move {
-            vm.process.gone().await;
+            let status = vm.process.end().await;
             if pod.record().phase() != Phase::Running {
                 return;
             }
             let why = if node.cgroups.ran_out_of_memory(&node.pod_dir(&pod.id)) {
-                "the host's kernel killed the pod's VM: its cgroup, or the host, was out of memory"
+                "the host's kernel killed the pod's VM: its cgroup, or the host, was out of memory".into()
             } else {
-                "the pod's VM ended by itself"
+                vm::describe_end(vm.process.pid, status)
             };
             tracing::warn!(sandbox = pod.id, "{why}");
-            if let Err(e) = node.lost(&pod, why).await {
+            if let Err(e) = node.lost(&pod, &why).await {
                 tracing::error!(sandbox = pod.id, "cannot record the VM's end: {e}");
             }
         });

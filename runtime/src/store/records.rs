@@ -66,6 +66,9 @@ pub struct SandboxRecord {
     /// follow what is changed of containers'.
     #[prost(bool, tag = "14")]
     pub limits_set: bool,
+    /// The user and group of its VMM; 0: root, by a daemon that knew no others.
+    #[prost(uint32, tag = "30")]
+    pub uid: u32,
     /// Volumes of the medium "Memory" by their paths on the host, and whether each is the guest's own memory. What
     /// has been decided for the first container holds for the pod's life.
     #[prost(map = "string, bool", tag = "20")]

@@ -1,27 +1,33 @@
 //! Drives one `husk-vmm` process: starts it, attaches disks, sees its end.
 
+mod end;
 mod process;
+mod ready;
 mod scratch;
 mod slots;
 pub(crate) mod sys;
+mod user;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use husk_vmm::config::{HotplugConfig, NetConfig, VmConfig, VsockConfig};
+use command_fds::FdMapping;
+use husk_vmm::config::{HotplugConfig, JailConfig, NetConfig, VmConfig, VsockConfig};
 use husk_vmm::control::client::ControlClient;
 use husk_vmm::control::{Extent, Reply, Request, Statistics};
-use tokio::net::UnixListener;
 
+pub use end::describe as describe_end;
 pub use process::{Usage, VmProcess};
 pub use scratch::ScratchTemplate;
 pub use slots::{SCRATCH_SLOT, Slots};
+pub use user::free as free_user;
 
 use crate::cgroup::Door;
 use crate::config::VmDefaults;
 use crate::error::{Error, Result};
+use ready::Ready;
 
 /// The guest's context id: each VM has a VMM and a vsock of its own, so all can use one.
 const GUEST_CID: u32 = 3;
@@ -32,6 +38,10 @@ pub struct VmSpec<'a> {
     pub id: &'a str,
     /// Directory of its sockets, configuration and console.
     pub dir: &'a Path,
+    /// The user and group that its VMM becomes, nobody else's.
+    pub uid: u32,
+    /// The network namespace that its VMM is in; None: an empty one.
+    pub network: Option<OwnedFd>,
     /// Number of vCPUs at first.
     pub vcpus: u8,
     /// The most vCPUs that it may have.
@@ -59,8 +69,8 @@ pub struct DiskPiece {
 /// A running VM.
 pub struct Vm {
     dir: PathBuf,
-    /// Accepts the agent's word that it listens; None once it has come.
-    ready: Mutex<Option<UnixListener>>,
+    /// Waits for the agent's word that it listens; None once it has come.
+    ready: Mutex<Option<Ready>>,
     /// The process.
     pub process: VmProcess,
 }
@@ -68,17 +78,20 @@ pub struct Vm {
 impl Vm {
     /// Starts the VMM; [`Self::ready`] follows.
     pub fn start(defaults: &VmDefaults, spec: VmSpec<'_>) -> Result<Vm> {
-        let ready_path = ready_socket(spec.dir);
-        let ready = UnixListener::bind(&ready_path).map_err(|e| Error::io("listen on", &ready_path, e))?;
-        let mut nets = Vec::new();
-        let mut taps = Vec::new();
-        for (index, (tap, mac, mtu)) in spec.nets.into_iter().enumerate() {
-            let tap_fd = 3 + index as i32;
-            nets.push(NetConfig { tap_fd, mac, mtu });
-            taps.push((tap, tap_fd));
-        }
+        let mut inherited = Vec::new();
+        let mut inherit = |parent_fd| {
+            let child_fd = 3 + inherited.len() as i32;
+            inherited.push(FdMapping { parent_fd, child_fd });
+            child_fd
+        };
+        let (ready, host) = Ready::new().map_err(|e| Error::Internal(format!("a socket pair: {e}")))?;
+        let host_fd = Some(inherit(host));
+        let network_fd = spec.network.map(&mut inherit);
+        let nets = spec.nets.into_iter();
+        let nets = nets.map(|(tap, mac, mtu)| NetConfig { tap_fd: inherit(tap), mac, mtu }).collect();
         let config = VmConfig {
             id: spec.id.into(),
+            jail: Some(JailConfig { uid: spec.uid, gid: spec.uid, network_fd }),
             vcpus: spec.vcpus,
             max_vcpus: spec.max_vcpus,
             memory_mib: spec.boot_mib,
@@ -91,14 +104,14 @@ impl Vm {
             block_slots: defaults.block_slots,
             fs_tag: Some(husk_proto::VOLUME_TAG.to_owned()),
             nets,
-            vsock: VsockConfig { cid: GUEST_CID, socket: vsock_socket(spec.dir) },
+            vsock: VsockConfig { cid: GUEST_CID, socket: vsock_socket(spec.dir), host_fd },
             control_socket: control_socket(spec.dir),
         };
         let config_path = config_file(spec.dir);
         let json = serde_json::to_vec_pretty(&config).map_err(|e| Error::Internal(e.to_string()))?;
         std::fs::write(&config_path, json).map_err(|e| Error::io("write", &config_path, e))?;
 
-        let process = VmProcess::spawn(&defaults.vmm, &config_path, spec.dir, taps, spec.door)?;
+        let process = VmProcess::spawn(&defaults.vmm, &config_path, spec.dir, inherited, spec.door)?;
         Ok(Vm { dir: spec.dir.to_owned(), ready: Mutex::new(Some(ready)), process })
     }
 
@@ -110,16 +123,14 @@ impl Vm {
         let Some(ready) = self.ready.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return Ok(());
         };
-        let path = ready_socket(&self.dir);
         let limit = Duration::from_secs(defaults.boot_timeout_secs);
         let outcome = tokio::select! {
-            accepted = ready.accept() => accepted.map(|_| ()).map_err(|e| Error::io("accept on", &path, e)),
+            came = ready.came() => came.map_err(|e| Error::Internal(format!("waiting for the guest: {e}"))),
             () = self.process.gone() => Err(Error::Internal("the VMM ended before the guest was up".into())),
             () = tokio::time::sleep(limit) => {
                 Err(Error::Deadline(format!("the guest was not up after {} s", limit.as_secs())))
             }
         };
-        let _ = std::fs::remove_file(&path);
         outcome.map_err(|e| Error::Internal(format!("{e}; {}", last_words(&self.dir))))
     }
 
@@ -228,10 +239,6 @@ fn control_socket(dir: &Path) -> PathBuf {
 
 fn vsock_socket(dir: &Path) -> PathBuf {
     dir.join("vsock.sock")
-}
-
-fn ready_socket(dir: &Path) -> PathBuf {
-    dir.join(format!("vsock.sock_{}", husk_proto::READY_PORT))
 }
 
 fn console_log(dir: &Path) -> PathBuf {

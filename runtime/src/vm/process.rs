@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 
 use command_fds::{CommandFdExt, FdMapping};
+use husk_jail::namespaces::start_apart;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::watch;
 
@@ -26,16 +27,18 @@ pub struct VmProcess {
     pub started: u64,
     pidfd: Arc<OwnedFd>,
     gone: watch::Receiver<bool>,
+    /// How it ended, if this daemon started it: nobody else is told.
+    status: Option<watch::Receiver<Option<ExitStatus>>>,
 }
 
 impl VmProcess {
-    /// Starts the program, in the cgroup behind the door; `taps` are descriptors with the numbers that they get in
-    /// the child.
+    /// Starts the program, as the first process of a PID namespace, in the cgroup behind the door; it inherits the
+    /// descriptors, with the numbers that they are given.
     pub fn spawn(
         program: &Path,
         config: &Path,
         dir: &Path,
-        taps: Vec<(OwnedFd, i32)>,
+        inherited: Vec<FdMapping>,
         door: Door,
     ) -> Result<VmProcess> {
         let log_path = dir.join("vmm.log");
@@ -47,21 +50,29 @@ impl VmProcess {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
+            .env_clear()
             .current_dir("/")
             // Not in the daemon's group: what ends the daemon's terminal must not end its pods.
             .process_group(0);
         door.admit(&mut command);
-        let mappings =
-            taps.into_iter().map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect();
         command
-            .fd_mappings(mappings)
-            .map_err(|e| Error::Internal(format!("cannot hand the taps to the VMM: {e}")))?;
-        let mut child = command.spawn().map_err(|e| Error::io("start", program, e))?;
+            .fd_mappings(inherited)
+            .map_err(|e| Error::Internal(format!("cannot hand descriptors to the VMM: {e}")))?;
+        let runtime = tokio::runtime::Handle::current();
+        let spawn = || {
+            let _inside = runtime.enter();
+            command.spawn()
+        };
+        let mut child = start_apart(spawn).map_err(|e| Error::io("start", program, e))?;
         let pid = child.id().ok_or_else(|| Error::Internal("the VMM ended at once".into()))? as i32;
-        let process = VmProcess::watch(pid)
+        let mut process = VmProcess::watch(pid)
             .ok_or_else(|| Error::Internal(format!("the VMM ended at once; {}", super::last_words(dir))))?;
         // Reaps it; its end is seen by the pidfd.
-        tokio::spawn(async move { child.wait().await });
+        let (tell, status) = watch::channel(None);
+        tokio::spawn(async move {
+            let _ = tell.send(child.wait().await.ok());
+        });
+        process.status = Some(status);
         Ok(process)
     }
 
@@ -86,7 +97,7 @@ impl VmProcess {
             let _ = watched.readable().await;
             let _ = tell.send(true);
         });
-        Some(VmProcess { pid, started, pidfd, gone })
+        Some(VmProcess { pid, started, pidfd, gone, status: None })
     }
 
     /// Returns when the process has ended.
@@ -94,6 +105,14 @@ impl VmProcess {
         let mut gone = self.gone.clone();
         // An error says that the watcher is gone, with the runtime.
         let _ = gone.wait_for(|gone| *gone).await;
+    }
+
+    /// Returns when the process has ended, with its status if that can be known.
+    pub async fn end(&self) -> Option<ExitStatus> {
+        self.gone().await;
+        let mut status = self.status.clone()?;
+        let status = status.wait_for(Option::is_some).await.ok()?;
+        *status
     }
 
     /// Has it ended?

@@ -4,6 +4,7 @@
 //! it, `CONTAINER/NUMBER`, in the server's mount namespace, with the propagation and the read-only flag that was
 //! asked for, so that both hold on the host's side, whatever the guest does.
 
+mod confine;
 mod mounts;
 mod request;
 mod server;

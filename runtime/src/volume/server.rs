@@ -1,5 +1,5 @@
 //! The process that serves a pod's volumes: one `virtiofsd`, confined by itself (namespaces, an empty root but
-//! for the share, seccomp). It ends when the VMM closes the connection.
+//! for the share, seccomp) and from outside ([`super::confine`]). It ends when the VMM closes the connection.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -11,8 +11,10 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use command_fds::{CommandFdExt, FdMapping};
+use husk_jail::namespaces::start_apart;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::confine::{self, confine};
 use crate::cgroup::Door;
 use crate::error::{Error, Result};
 use crate::host;
@@ -46,17 +48,27 @@ pub fn start(program: &Path, dir: &Path, door: Door) -> Result<(OwnedFd, End)> {
         .args(["--fd", &LISTENER.to_string(), "--sandbox", "namespace", "--announce-submounts"])
         // Content may change on the host at any time (ConfigMaps, Secrets): seen within a second.
         .args(["--cache", "auto", "--log-level", "warn"])
+        .args(confine::FLAGS)
+        .args(["--rlimit-nofile", &confine::max_files().to_string()])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
+        .env_clear()
         .current_dir("/")
         // Not in the daemon's group: what ends the daemon's terminal must not end its pods.
         .process_group(0);
     door.admit(&mut command);
+    confine(&mut command)?;
     command
         .fd_mappings(vec![FdMapping { parent_fd: listener.into(), child_fd: LISTENER }])
         .map_err(|e| Error::Internal(format!("cannot hand the socket to virtiofsd: {e}")))?;
-    let mut child = command.spawn().map_err(|e| Error::io("start", program, e))?;
+    let runtime = tokio::runtime::Handle::current();
+    // What it leaves outside of its own PID namespace is in one of the pod's as well.
+    let spawn = || {
+        let _inside = runtime.enter();
+        command.spawn()
+    };
+    let mut child = start_apart(spawn).map_err(|e| Error::io("start", program, e))?;
     // Reaps it, whoever waits for the end.
     let ended = tokio::spawn(async move { child.wait().await });
     let end = async move {

@@ -6,6 +6,15 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::libc;
 use nix::unistd::Pid;
+use tokio::process::Command;
+
+/// Has the child of a command do `work` before its program begins, which it does not if that fails. `work` makes system
+/// calls and nothing else: it must not allocate, or take a lock.
+pub fn before_exec(command: &mut Command, work: impl FnMut() -> io::Result<()> + Send + Sync + 'static) {
+    // SAFETY: the child is a copy of one thread; as the caller has it, `work` touches nothing that another thread may
+    // have been changing.
+    unsafe { command.pre_exec(work) };
+}
 
 /// What a mount gets from the one that it is a copy of.
 #[derive(Clone, Copy, Debug)]

@@ -4,12 +4,15 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// A VM to be booted. Paths are opened once, at the start.
+/// A VM to be booted. Paths are opened once, at the start. The sockets that the VMM makes are its starter's to remove.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VmConfig {
     /// Name of the VM in logs and process titles: the sandbox's id.
     pub id: String,
+    /// Whom the VMM becomes, and where. Root has to say it, and nobody else can.
+    #[serde(default)]
+    pub jail: Option<JailConfig>,
     /// Number of vCPUs that the guest starts with, 1 to 32.
     pub vcpus: u8,
     /// Number of vCPUs that it may bring online while it runs, `vcpus` to 32.
@@ -44,6 +47,20 @@ pub struct VmConfig {
     pub control_socket: PathBuf,
 }
 
+/// What is special about one VMM's confinement. It has to be started as the first process of a PID namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JailConfig {
+    /// The user that it becomes; nobody else's.
+    pub uid: u32,
+    /// The group that it becomes; nobody else's.
+    pub gid: u32,
+    /// An inherited descriptor of the network namespace that it enters. Without one it enters a new one, in which there
+    /// is nothing.
+    #[serde(default)]
+    pub network_fd: Option<i32>,
+}
+
 /// The virtio-mem device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,9 +93,12 @@ pub struct VsockConfig {
     /// The guest's context id, 3 or more.
     pub cid: u32,
     /// The unix socket that the VMM listens on: a client writes `CONNECT <port>\n`, is answered
-    /// `OK <host port>\n`, and is then connected to the guest's port. A guest's connection to port P of the
-    /// host (CID 2) is made to the unix socket `<socket>_P`, which the host's side listens on.
+    /// `OK <host port>\n`, and is then connected to the guest's port.
     pub socket: PathBuf,
+    /// An inherited descriptor to which the guest's connections to ports of the host (CID 2) come, see
+    /// [`crate::host_ports`]. Without one they are refused.
+    #[serde(default)]
+    pub host_fd: Option<i32>,
 }
 
 /// The serial (`VIRTIO_BLK_T_GET_ID`) of block slot `slot`, by which the guest finds it.

@@ -1,10 +1,11 @@
 //! husk's virtual machine monitor.
 //!
-//! [`config`] and [`control`] are what the daemon needs to know: how a VM is described and how a running one
-//! is talked to. Everything else is behind the feature `vmm`.
+//! [`config`], [`control`] and [`host_ports`] are what the daemon needs to know: how a VM is described, how a running
+//! one is talked to, and how its guest reaches the host. Everything else is behind the feature `vmm`.
 
 pub mod config;
 pub mod control;
+pub mod host_ports;
 
 #[cfg(feature = "vmm")]
 mod acpi;
@@ -14,6 +15,8 @@ mod boot;
 mod console;
 #[cfg(feature = "vmm")]
 mod devices;
+#[cfg(feature = "vmm")]
+mod jail;
 #[cfg(feature = "vmm")]
 mod layout;
 #[cfg(feature = "vmm")]

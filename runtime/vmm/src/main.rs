@@ -15,6 +15,13 @@ Usage: husk-vmm --config FILE
   --help         this text
   --version      the version
 
+Before it reads anything of the guest's it gives up what it does not need, for good. Started by root, as the first
+process of a PID namespace (unshare --pid --fork), it becomes the user and group of the description's \"jail\", without
+any capability, in an empty root and namespaces of its own; without \"jail\" root is refused. Started by anybody else,
+who needs access to /dev/kvm and leaves \"jail\" out, it keeps its user, root and namespaces. In both cases it closes
+descriptors that the description does not name, limits its resources, and can make the system calls alone that its
+threads need: any other ends it with SIGSYS. The sockets that it makes are its starter's to remove.
+
 It ends with status 0 when the guest powers off or the machine is stopped by the control socket or SIGTERM;
 1 when it cannot start or fails, 2 for a wrong command line, 3 when the guest resets (a reboot or a kernel
 panic), 4 when the guest's processor faults beyond help.

@@ -14,6 +14,7 @@ use husk_images::convert::{ConvertError, convert_layer, unpack};
 use husk_images::disk::qcow2::{FilePiece, convert_qcow2};
 use husk_images::image::{LayerInput, build_image};
 use husk_images::worker::{Job, Outcome, Task};
+use husk_jail::JailError;
 
 fn main() -> ExitCode {
     let job = match std::env::args().nth(1).map(|job| serde_json::from_str::<Job>(&job)) {
@@ -25,7 +26,7 @@ fn main() -> ExitCode {
         Ok(files) => run(&job, files).unwrap_or_else(Outcome::Failed),
         Err(error) => {
             let message = format!("preparing the conversion worker: {error}");
-            Outcome::Failed(ConvertError::Io { message, code: error.raw_os_error() })
+            Outcome::Failed(ConvertError::Io { message, code: error.source.raw_os_error() })
         }
     };
     match serde_json::to_vec(&outcome).map_err(io::Error::from).and_then(|json| io::stdout().write_all(&json))
@@ -41,8 +42,10 @@ fn usage(problem: &str) -> ExitCode {
 }
 
 /// Takes the job's descriptors and gives up everything else.
-fn prepare(job: &Job) -> io::Result<Vec<File>> {
-    let files = sys::take_files(job.task.descriptors())?;
+fn prepare(job: &Job) -> Result<Vec<File>, JailError> {
+    let failed = |step| move |source| JailError { step, source };
+    let files = sys::take_files(job.task.descriptors()).map_err(failed("taking the job's descriptors"))?;
+    sys::end_by_signals().map_err(failed("handling signals"))?;
     confine::confine(job)?;
     Ok(files)
 }

@@ -3,13 +3,9 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::FromRawFd;
-use std::ptr;
 
-use husk_images::worker::FIRST_FD;
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
+use husk_images::worker::{DEATH_STATUS, FIRST_FD};
+use husk_jail::descriptors;
 
 /// Takes `count` descriptors from [`FIRST_FD`] on, and closes all others above standard error. To be called
 /// once, before anything else opens a descriptor.
@@ -22,43 +18,24 @@ pub fn take_files(count: usize) -> io::Result<Vec<File>> {
             return Err(io::Error::last_os_error());
         }
     }
-    // SAFETY: no one in this process owns a descriptor from `end` on: it has just begun.
-    check(unsafe { libc::close_range(end as libc::c_uint, libc::c_uint::MAX, 0) })?;
+    descriptors::close_all_but(&(FIRST_FD..end).collect::<Vec<_>>()).map_err(|e| e.source)?;
     // SAFETY: each is open, as just seen, and owned by nobody else: the parent made them for this.
     Ok((FIRST_FD..end).map(|fd| unsafe { File::from_raw_fd(fd) }).collect())
 }
 
-/// Sets a resource's limit for good.
-pub fn limit(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is a valid place for the answer.
-    check(unsafe { libc::getrlimit(resource, &mut limit) })?;
-    // A limit that is lower already stays.
-    let value = value.min(limit.rlim_max);
-    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
-    // SAFETY: `limit` is valid for the call.
-    check(unsafe { libc::setrlimit(resource, &limit) })
-}
-
-/// Becomes the user and group `id` without other groups and thereby loses all capabilities; nothing if this is
-/// not root.
-pub fn drop_root(id: u32) -> io::Result<()> {
-    // SAFETY: takes nothing.
-    if unsafe { libc::geteuid() } != 0 {
-        return Ok(());
+/// Lets the signals by which a process runs out of something end it with a status that tells which: the first process of
+/// a PID namespace gets none that it does not handle.
+pub fn end_by_signals() -> io::Result<()> {
+    extern "C" fn end(signal: libc::c_int) {
+        // SAFETY: takes a number, does not return, and may be called in a signal handler (signal-safety(7)).
+        unsafe { libc::_exit(DEATH_STATUS + signal) }
     }
-    // SAFETY: an empty list needs no memory.
-    check(unsafe { libc::setgroups(0, ptr::null()) })?;
-    // SAFETY: takes numbers only.
-    check(unsafe { libc::setresgid(id, id, id) })?;
-    // SAFETY: takes numbers only.
-    check(unsafe { libc::setresuid(id, id, id) })
-}
-
-/// No program that is executed gives rights, and no other process of the user may look into this one.
-pub fn no_new_privileges() -> io::Result<()> {
-    // SAFETY: takes numbers only.
-    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
-    // SAFETY: takes numbers only.
-    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) })
+    for signal in [libc::SIGABRT, libc::SIGXCPU, libc::SIGXFSZ] {
+        let handler: extern "C" fn(libc::c_int) = end;
+        // SAFETY: the handler does nothing but end the process.
+        if unsafe { libc::signal(signal, handler as *const () as libc::sighandler_t) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }

@@ -11,8 +11,17 @@ use crate::host;
 /// The first virtiofsd with all the flags that are used.
 const OLDEST_VIRTIOFSD: (u32, u32) = (1, 7);
 /// Flags of virtiofsd that are used.
-const FLAGS: [&str; 6] =
-    ["--shared-dir", "--fd", "--sandbox", "--announce-submounts", "--cache", "--log-level"];
+const FLAGS: [&str; 9] = [
+    "--shared-dir",
+    "--fd",
+    "--sandbox",
+    "--announce-submounts",
+    "--cache",
+    "--log-level",
+    "--modcaps",
+    "--inode-file-handles",
+    "--rlimit-nofile",
+];
 
 /// One of husk's own programs.
 pub fn own(path: &Path, mend: &str) -> Result<String, String> {

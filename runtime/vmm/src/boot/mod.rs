@@ -79,19 +79,43 @@ impl BootError {
     }
 }
 
+/// A file that is put into memory, open.
+pub struct Image {
+    what: &'static str,
+    path: PathBuf,
+    file: File,
+}
+
+impl Image {
+    /// Opens it; `what` is "kernel" or "initramfs".
+    ///
+    /// # Errors
+    /// [`BootError::Read`].
+    pub fn open(what: &'static str, path: &Path) -> Result<Self, BootError> {
+        let path = path.to_owned();
+        match File::open(&path) {
+            Ok(file) => Ok(Self { what, path, file }),
+            Err(source) => Err(BootError::Read { what, path, source }),
+        }
+    }
+
+    fn failed(&self, source: std::io::Error) -> BootError {
+        BootError::Read { what: self.what, path: self.path.clone(), source }
+    }
+}
+
 /// Puts everything into memory; returns where the first vCPU starts.
 ///
 /// # Errors
 /// [`BootError`].
 pub fn load(
     memory: &GuestMemoryMmap,
-    kernel: &Path,
-    initramfs: &Path,
+    mut kernel: Image,
+    initramfs: Image,
     cmdline: &Cmdline,
 ) -> Result<GuestAddress, BootError> {
-    let mut file = open("kernel", kernel)?;
-    let loaded = Elf::load(memory, None, &mut file, Some(GuestAddress(layout::HIMEM)))
-        .map_err(|source| BootError::Kernel { path: kernel.to_owned(), source })?;
+    let loaded = Elf::load(memory, None, &mut kernel.file, Some(GuestAddress(layout::HIMEM)))
+        .map_err(|source| BootError::Kernel { path: kernel.path, source })?;
     let (ramdisk, ramdisk_bytes) = load_initramfs(memory, initramfs, loaded.kernel_end)?;
 
     load_cmdline(memory, GuestAddress(layout::CMDLINE), cmdline)
@@ -105,15 +129,13 @@ pub fn load(
     Ok(loaded.kernel_load)
 }
 
-fn open(what: &'static str, path: &Path) -> Result<File, BootError> {
-    File::open(path).map_err(|source| BootError::Read { what, path: path.to_owned(), source })
-}
-
 /// Initramfs on top of low memory, out of the way of everything that the kernel puts right behind itself.
-fn load_initramfs(memory: &GuestMemoryMmap, path: &Path, kernel_end: u64) -> Result<(u64, u64), BootError> {
-    let read = |source| BootError::Read { what: "initramfs", path: path.to_owned(), source };
-    let mut file = open("initramfs", path)?;
-    let bytes = file.metadata().map_err(read)?.len();
+fn load_initramfs(
+    memory: &GuestMemoryMmap,
+    mut image: Image,
+    kernel_end: u64,
+) -> Result<(u64, u64), BootError> {
+    let bytes = image.file.metadata().map_err(|source| image.failed(source))?.len();
     let low_end = low_memory_end(memory);
     let available = low_end.saturating_sub(kernel_end.next_multiple_of(4096));
     let too_large = BootError::InitramfsTooLarge { bytes, available };
@@ -122,8 +144,8 @@ fn load_initramfs(memory: &GuestMemoryMmap, path: &Path, kernel_end: u64) -> Res
     }
     let address = (low_end - bytes) & !4095;
     memory
-        .read_exact_volatile_from(GuestAddress(address), &mut file, bytes as usize)
-        .map_err(|error| read(std::io::Error::other(error)))?;
+        .read_exact_volatile_from(GuestAddress(address), &mut image.file, bytes as usize)
+        .map_err(|error| image.failed(std::io::Error::other(error)))?;
     Ok((address, bytes))
 }
 
@@ -205,6 +227,10 @@ mod tests {
         GuestMemoryMmap::from_ranges(&crate::memory::ranges(mib << 20)).unwrap()
     }
 
+    fn image(what: &'static str, path: &Path) -> Image {
+        Image::open(what, path).unwrap()
+    }
+
     #[test]
     fn the_map_gives_all_memory_but_the_tables() {
         let params = params(&memory(4096), 0, 0);
@@ -228,11 +254,11 @@ mod tests {
         let memory = memory(32);
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&[7; 10_000]).unwrap();
-        let (address, bytes) = load_initramfs(&memory, file.path(), 20 << 20).unwrap();
+        let (address, bytes) = load_initramfs(&memory, image("initramfs", file.path()), 20 << 20).unwrap();
         assert_eq!((address, bytes), ((32 << 20) - 12288, 10_000));
         assert_eq!(memory.read_obj::<u8>(GuestAddress(address + 9_999)).unwrap(), 7);
         file.as_file().set_len(13 << 20).unwrap();
-        let error = load_initramfs(&memory, file.path(), 20 << 20).unwrap_err();
+        let error = load_initramfs(&memory, image("initramfs", file.path()), 20 << 20).unwrap_err();
         assert!(matches!(error, BootError::InitramfsTooLarge { .. }), "{error}");
     }
 
@@ -248,8 +274,13 @@ mod tests {
     fn what_is_no_kernel_is_refused() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"MZ no kernel at all").unwrap();
-        let error =
-            load(&memory(32), file.path(), Path::new("/dev/null"), &join(CMDLINE, "").unwrap()).unwrap_err();
+        let error = load(
+            &memory(32),
+            image("kernel", file.path()),
+            image("initramfs", Path::new("/dev/null")),
+            &join(CMDLINE, "").unwrap(),
+        )
+        .unwrap_err();
         assert!(matches!(error, BootError::Kernel { .. }), "{error}");
     }
 }

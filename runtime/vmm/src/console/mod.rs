@@ -2,8 +2,6 @@
 
 mod ring;
 
-use std::path::Path;
-
 use vm_superio::{Serial, Trigger, serial::NoEvents};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -26,11 +24,8 @@ pub struct Console(Serial<Line, NoEvents, RingFile>);
 
 impl Console {
     /// A console that writes to `log` and raises `irq`.
-    ///
-    /// # Errors
-    /// When the file cannot be made.
-    pub fn new(irq: EventFd, log: &Path, limit: u64) -> std::io::Result<Self> {
-        Ok(Self(Serial::new(Line(irq), RingFile::create(log, limit)?)))
+    pub fn new(irq: EventFd, log: RingFile) -> Self {
+        Self(Serial::new(Line(irq), log))
     }
 
     /// A guest's write of one register.

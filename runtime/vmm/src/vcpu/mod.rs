@@ -3,13 +3,15 @@
 mod gate;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use husk_jail::seccomp::Filter;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
+use crate::jail;
 use crate::mmio_bus::MmioBus;
 use crate::pio::Ports;
 use crate::power::{Exit, ExitCell};
@@ -40,19 +42,26 @@ pub struct Vcpus {
 }
 
 impl Vcpus {
-    /// Starts a thread for each vCPU.
+    /// Starts a thread for each vCPU, held to the system calls of `filter`. They run when all of them, and whoever else
+    /// waits, have come to `start`.
     ///
     /// # Errors
     /// When the system refuses threads or the signal handler.
-    pub fn start(vcpus: Vec<VcpuFd>, machine: &Machine) -> io::Result<Self> {
+    pub fn start(
+        vcpus: Vec<VcpuFd>,
+        machine: &Machine,
+        filter: &Filter,
+        start: &Arc<Barrier>,
+    ) -> io::Result<Self> {
         extern "C" fn leave_the_guest(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
         register_signal_handler(SIGRTMIN(), leave_the_guest)
             .map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
         let gate = Arc::new(Gate::new(vcpus.len()));
         let mut threads = Vec::new();
         for (index, mut vcpu) in vcpus.into_iter().enumerate() {
-            let (machine, gate) = (machine.clone(), gate.clone());
-            threads.push(std::thread::Builder::new().name(format!("vcpu{index}")).spawn(move || {
+            let (machine, gate, start) = (machine.clone(), gate.clone(), start.clone());
+            threads.push(jail::start(&format!("vcpu{index}"), filter, move || {
+                start.wait();
                 let end = run(&mut vcpu, &machine, &gate);
                 gate.leave();
                 machine.exit.set(end);

@@ -4,10 +4,11 @@ use std::io;
 use std::thread::JoinHandle;
 
 use event_manager::{EventManager, RemoteEndpoint, SubscriberId};
+use husk_jail::seccomp::Filter;
 
 use super::BoxedDevice;
-use crate::fact;
 use crate::power::{Exit, ExitCell};
+use crate::{fact, jail};
 
 /// A thread with an event loop.
 pub struct Worker {
@@ -32,16 +33,17 @@ impl From<event_manager::Error> for WorkerError {
 }
 
 impl Worker {
-    /// Starts a thread. Its end would leave devices dead, so it ends the VM through `exit`.
+    /// Starts a thread that is held to the system calls of `filter`. Its end would leave devices dead, so it ends the VM
+    /// through `exit`.
     ///
     /// # Errors
     /// When the system has no thread or descriptor left.
-    pub fn start(name: &str, exit: ExitCell) -> io::Result<Self> {
+    pub fn start(name: &str, filter: &Filter, exit: ExitCell) -> io::Result<Self> {
         let mut manager = EventManager::<BoxedDevice>::new()
             .map_err(|error| io::Error::other(format!("event loop of {name}: {error}")))?;
         let handle = WorkerHandle(manager.remote_endpoint());
         let label = name.to_owned();
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let thread = jail::start(name, filter, move || {
             let failed = loop {
                 match manager.run() {
                     Ok(_) => {}

@@ -111,13 +111,32 @@ fn check(config: &VmConfig) -> Result<(), ConfigError> {
         if net.mtu < MIN_MTU {
             return value(format!("nets[{index}].mtu"), net.mtu, format!("at least {MIN_MTU}"));
         }
-        if net.tap_fd < 0 || config.nets.iter().take(index).any(|other| other.tap_fd == net.tap_fd) {
-            let wanted = "an inherited descriptor that no other interface has";
-            return value(format!("nets[{index}].tap_fd"), net.tap_fd, wanted);
+    }
+    if let Some(jail) = &config.jail {
+        for (key, id) in [("jail.uid", jail.uid), ("jail.gid", jail.gid)] {
+            if id == 0 || id == u32::MAX {
+                return value(key, id, "1 to 4294967294, and nobody else's");
+            }
         }
     }
+    check_descriptors(config)?;
     if config.vsock.cid < MIN_CID || config.vsock.cid == u32::MAX {
         return value("vsock.cid", config.vsock.cid, format!("{MIN_CID} to {}", u32::MAX - 1));
+    }
+    Ok(())
+}
+
+/// Each is taken once, and those below 3 are standard input, output and error.
+fn check_descriptors(config: &VmConfig) -> Result<(), ConfigError> {
+    let taps = config.nets.iter().enumerate().map(|(n, net)| (format!("nets[{n}].tap_fd"), net.tap_fd));
+    let network = config.jail.iter().filter_map(|jail| Some(("jail.network_fd".into(), jail.network_fd?)));
+    let host = config.vsock.host_fd.map(|fd| ("vsock.host_fd".into(), fd));
+    let mut seen = Vec::new();
+    for (key, fd) in taps.chain(network).chain(host) {
+        if fd < 3 || seen.contains(&fd) {
+            return value(key, fd, "an inherited descriptor from 3 on that is named once");
+        }
+        seen.push(fd);
     }
     Ok(())
 }
@@ -129,11 +148,11 @@ mod tests {
 
     fn good() -> Value {
         json!({
-            "id": "pod", "vcpus": 2, "max_vcpus": 4, "memory_mib": 128,
+            "id": "pod", "jail": {"uid": 5000, "gid": 5000, "network_fd": 4}, "vcpus": 2, "max_vcpus": 4, "memory_mib": 128,
             "hotplug": {"limit_mib": 256, "requested_mib": 100}, "kernel": "/k", "initramfs": "/i", "cmdline": "",
             "console_log": "/c", "console_log_limit": 65536, "block_slots": 4,
             "nets": [{"tap_fd": 3, "mac": "02:42:ac:11:00:02", "mtu": 1500}],
-            "vsock": {"cid": 3, "socket": "/v"}, "control_socket": "/s", "fs_tag": "husk"
+            "vsock": {"cid": 3, "socket": "/v", "host_fd": 5}, "control_socket": "/s", "fs_tag": "husk"
         })
     }
 
@@ -168,6 +187,11 @@ mod tests {
             ("/nets/0/mac", json!("nonsense"), "nets[0].mac is \"nonsense\""),
             ("/nets/0/mtu", json!(10), "nets[0].mtu is 10"),
             ("/nets/0/tap_fd", json!(-1), "nets[0].tap_fd is -1"),
+            ("/nets/0/tap_fd", json!(2), "nets[0].tap_fd is 2"),
+            ("/jail/uid", json!(0), "jail.uid is 0"),
+            ("/jail/gid", json!(u32::MAX), "jail.gid is 4294967295"),
+            ("/jail/network_fd", json!(3), "jail.network_fd is 3"),
+            ("/vsock/host_fd", json!(4), "vsock.host_fd is 4"),
             ("/vsock/cid", json!(2), "vsock.cid is 2"),
         ] {
             let mut json = good();

@@ -3,24 +3,25 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use husk_jail::seccomp::Filter;
 
 use crate::control::channel::{Channel, ControlError, Line};
 use crate::control::{Extent, Reply, Request, Response, VmState};
 use crate::devices::block::{Medium, MediumError, Slot, SlotError};
 use crate::devices::fs::{Share, ShareError};
 use crate::devices::mem::Plug;
-use crate::fact;
 use crate::power::{Exit, ExitCell};
 use crate::statistics;
 use crate::vcpu::Vcpus;
+use crate::{fact, jail};
 
-/// Clients at a time; more are turned away.
-const MAX_CLIENTS: usize = 16;
+/// Clients at a time; more wait. Each has a thread, and none is started later: none of them may start threads.
+const MAX_CLIENTS: usize = 4;
 /// A client that does not take its answer is given up.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// The longest wait for the guest to take or give memory.
@@ -38,7 +39,6 @@ pub struct Vm {
     plug: Option<(Arc<Plug>, u32)>,
     counters: statistics::Shared,
     exit: ExitCell,
-    clients: AtomicUsize,
 }
 
 /// Why a request was not done.
@@ -70,7 +70,7 @@ impl Vm {
         counters: statistics::Shared,
         exit: ExitCell,
     ) -> Self {
-        Self { vcpus: Mutex::new(vcpus), slots, share, plug, counters, exit, clients: AtomicUsize::new(0) }
+        Self { vcpus: Mutex::new(vcpus), slots, share, plug, counters, exit }
     }
 
     fn slot(&self, slot: u8) -> Result<&Slot, Refusal> {
@@ -144,41 +144,28 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Starts serving.
+/// Starts serving, on threads that are held to the system calls of `filter`.
 ///
 /// # Errors
 /// When there is no thread to be had.
-pub fn serve(listener: UnixListener, vm: Vm) -> io::Result<()> {
-    let vm = Arc::new(vm);
-    std::thread::Builder::new().name("control".to_owned()).spawn(move || {
-        for stream in listener.incoming() {
-            match stream {
-                Ok(stream) => welcome(stream, &vm),
-                Err(error) => {
-                    fact!("accepting on the control socket: {error}");
-                    std::thread::sleep(ACCEPT_AGAIN);
+pub fn serve(listener: UnixListener, vm: Vm, filter: &Filter) -> io::Result<()> {
+    let shared = Arc::new((listener, vm));
+    for _ in 0..MAX_CLIENTS {
+        let shared = Arc::clone(&shared);
+        jail::start("control", filter, move || {
+            let (listener, vm) = &*shared;
+            for stream in listener.incoming() {
+                match stream {
+                    Ok(stream) => converse(Channel::new(stream), vm),
+                    Err(error) => {
+                        fact!("accepting on the control socket: {error}");
+                        std::thread::sleep(ACCEPT_AGAIN);
+                    }
                 }
             }
-        }
-    })?;
+        })?;
+    }
     Ok(())
-}
-
-fn welcome(stream: UnixStream, vm: &Arc<Vm>) {
-    if vm.clients.fetch_add(1, Ordering::SeqCst) >= MAX_CLIENTS {
-        vm.clients.fetch_sub(1, Ordering::SeqCst);
-        answer(&mut Channel::new(stream), &Response::Error(format!("more than {MAX_CLIENTS} clients")));
-        return;
-    }
-    let of_client = Arc::clone(vm);
-    let thread = std::thread::Builder::new().name("client".to_owned()).spawn(move || {
-        converse(Channel::new(stream), &of_client);
-        of_client.clients.fetch_sub(1, Ordering::SeqCst);
-    });
-    if let Err(error) = thread {
-        vm.clients.fetch_sub(1, Ordering::SeqCst);
-        fact!("no thread for a client of the control socket: {error}");
-    }
 }
 
 /// Answers requests until the client leaves or what it sends cannot be told apart any more.

@@ -1,6 +1,7 @@
 //! A VM's virtio devices, each with its window, its pin and its thread.
 
 use std::io;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use crate::devices::mem::{Mem, Plug};
 use crate::devices::net::{Net, TapError, parse_mac};
 use crate::devices::rng::Rng;
 use crate::devices::vsock::Vsock;
+use crate::jail::Filters;
 use crate::layout;
 use crate::memory::{Memory, Ram, Region};
 use crate::power::ExitCell;
@@ -37,6 +39,9 @@ pub enum DeviceError {
         /// What the system said.
         source: io::Error,
     },
+    /// The guest's way to the host.
+    #[error("the descriptor for connections to the host (vsock.host_fd): {0}")]
+    HostPorts(io::Error),
     /// A network interface.
     #[error(transparent)]
     Tap(#[from] TapError),
@@ -106,17 +111,18 @@ pub fn build(
     ram: &Ram,
     counters: &statistics::Shared,
     exit: &ExitCell,
+    filters: &Filters,
+    listener: UnixListener,
 ) -> Result<Devices, DeviceError> {
-    let io = Worker::start("io", exit.clone())?.handle();
-    let disks = Worker::start("block", exit.clone())?.handle();
+    let io = Worker::start("io", &filters.io, exit.clone())?.handle();
+    let disks = Worker::start("block", &filters.block, exit.clone())?.handle();
     let mut builder = Builder { vm, memory: &ram.memory, transports: Vec::new() };
 
     let interrupt = builder.interrupt()?;
     builder.add(Rng::identity(), Box::new(Rng::default()), &io, interrupt)?;
 
     let interrupt = builder.interrupt()?;
-    let vsock = Vsock::new(&config.vsock, counters.clone())
-        .map_err(|source| DeviceError::Socket { path: config.vsock.socket.clone(), source })?;
+    let vsock = Vsock::new(&config.vsock, listener, counters.clone()).map_err(DeviceError::HostPorts)?;
     builder.add(Vsock::identity(config.vsock.cid), Box::new(vsock), &io, interrupt)?;
 
     for net in &config.nets {
@@ -129,14 +135,14 @@ pub fn build(
 
     let share = Share::new()?;
     if let Some(tag) = &config.fs_tag {
-        let worker = Worker::start("fs", exit.clone())?.handle();
+        let worker = Worker::start("fs", &filters.fs, exit.clone())?.handle();
         let interrupt = builder.interrupt()?;
         builder.add(Fs::identity(tag), Box::new(Fs::new(Arc::clone(&share))), &worker, interrupt)?;
     }
 
     let mut plug = None;
     if let Some(hotplug) = &config.hotplug {
-        let worker = Worker::start("memory", exit.clone())?.handle();
+        let worker = Worker::start("memory", &filters.memory, exit.clone())?.handle();
         let interrupt = builder.interrupt()?;
         let [limit, requested] = [hotplug.limit_mib, hotplug.requested_mib].map(|mib| u64::from(mib) << 20);
         let region = Region::new(ram, Arc::clone(vm), limit);

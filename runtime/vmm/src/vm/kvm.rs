@@ -53,8 +53,7 @@ impl Machine {
     ///
     /// # Errors
     /// [`KvmError`].
-    pub fn new(ram: &Ram) -> Result<Self, KvmError> {
-        let kvm = Kvm::new().map_err(KvmError::Open)?;
+    pub fn new(kvm: Kvm, ram: &Ram) -> Result<Self, KvmError> {
         for (capability, name) in [
             (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
             (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),

@@ -3,11 +3,12 @@
 mod check;
 mod control;
 mod devices;
+mod files;
 mod kvm;
 
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Barrier};
 
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
@@ -18,7 +19,8 @@ pub use kvm::KvmError;
 
 use crate::boot::{self, BootError, registers};
 use crate::config::VmConfig;
-use crate::console::Console;
+use crate::console::{Console, RingFile};
+use crate::jail::{self, ConfinementError, Filters};
 use crate::memory::{MemoryError, Ram};
 use crate::mmio_bus::MmioBus;
 use crate::pio::Ports;
@@ -27,6 +29,7 @@ use crate::statistics;
 use crate::sys;
 use crate::vcpu::{Machine, Vcpus};
 use crate::{acpi, fact, layout};
+use files::Files;
 
 pub use crate::power::Exit;
 
@@ -34,6 +37,8 @@ pub use crate::power::Exit;
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum VmError {
+    #[error(transparent)]
+    Confinement(#[from] ConfinementError),
     #[error(transparent)]
     Memory(#[from] MemoryError),
     #[error(transparent)]
@@ -56,32 +61,35 @@ pub enum VmError {
 /// # Errors
 /// [`VmError`] when it does not start.
 pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
+    jail::begin(config)?;
     sys::hold_termination().map_err(VmError::Threads)?;
-    raise_open_files();
+    let files = Files::open(config)?;
+    jail::enter(config)?;
+    let filters = Filters::new().map_err(ConfinementError::from)?;
     let exit = ExitCell::default();
     let counters = statistics::Shared::default();
 
     let ram = Ram::new(config.memory_mib, config.hotplug.as_ref().map_or(0, |hotplug| hotplug.limit_mib))?;
     let memory = ram.memory.memory();
     let cmdline = boot::cmdline(config)?;
-    let entry = boot::load(&memory, &config.kernel, &config.initramfs, &cmdline)?;
-    let machine = kvm::Machine::new(&ram)?;
-    let devices = devices::build(config, &machine.vm, &ram, &counters, &exit)?;
+    let entry = boot::load(&memory, files.kernel, files.initramfs, &cmdline)?;
+    let machine = kvm::Machine::new(files.kvm, &ram)?;
+    let devices = devices::build(config, &machine.vm, &ram, &counters, &exit, &filters, files.vsock)?;
     acpi::write(&memory, config.max_vcpus, devices.transports.len())?;
     registers::write_tables(&memory)?;
-    let console = console(config, &machine)?;
+    let console = console(files.console, config, &machine)?;
     let ports = Arc::new(Ports::new(console, exit.clone()));
     let vcpus = machine.vcpus(config.max_vcpus, entry)?;
 
-    let socket = control::listen(&config.control_socket)
-        .map_err(|source| VmError::Control { path: config.control_socket.clone(), source })?;
     let world = Machine {
         ports: Arc::clone(&ports),
         mmio: Arc::new(MmioBus::new(devices.transports)),
         exit: exit.clone(),
         counters: counters.clone(),
     };
-    let vcpus = Vcpus::start(vcpus, &world).map_err(VmError::Threads)?;
+    // The guest's first instruction comes when every thread is held to its system calls.
+    let confined = Arc::new(Barrier::new(vcpus.len() + 1));
+    let vcpus = Vcpus::start(vcpus, &world, &filters.vcpu, &confined).map_err(VmError::Threads)?;
     let vm = control::Vm::new(
         vcpus,
         devices.slots,
@@ -90,45 +98,30 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
         counters,
         exit.clone(),
     );
-    control::serve(socket, vm).map_err(VmError::Threads)?;
-    end_on_termination(exit.clone()).map_err(VmError::Threads)?;
+    control::serve(files.control, vm, &filters.control).map_err(VmError::Threads)?;
+    end_on_termination(exit.clone(), &filters).map_err(VmError::Threads)?;
+    filters.main.install().map_err(ConfinementError::from)?;
+    confined.wait();
 
     let end = exit.wait();
     ports.flush();
-    remove(&config.control_socket);
-    remove(&config.vsock.socket);
     Ok(end)
 }
 
-fn console(config: &VmConfig, machine: &kvm::Machine) -> Result<Console, VmError> {
+fn console(log: RingFile, config: &VmConfig, machine: &kvm::Machine) -> Result<Console, VmError> {
     let failed = |source| VmError::Console { path: config.console_log.clone(), source };
     let line = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(failed)?;
     machine
         .vm
         .register_irqfd(&line, layout::SERIAL_IRQ)
         .map_err(KvmError::call("registering the console's interrupt"))?;
-    Console::new(line, &config.console_log, config.console_log_limit).map_err(failed)
+    Ok(Console::new(line, log))
 }
 
-/// Each vsock connection and each file of a disk is a descriptor; the usual soft limit is 1024.
-fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-}
-
-fn end_on_termination(exit: ExitCell) -> io::Result<()> {
-    std::thread::Builder::new().name("signals".to_owned()).spawn(
-        move || match sys::wait_for_termination() {
-            Ok(()) => exit.set(Exit::Stopped),
-            Err(error) => fact!("waiting for SIGTERM: {error}; only the control socket ends this VM"),
-        },
-    )?;
-    Ok(())
-}
-
-fn remove(socket: &Path) {
-    if let Err(error) = std::fs::remove_file(socket) {
-        fact!("removing {}: {error}", socket.display());
-    }
+fn end_on_termination(exit: ExitCell, filters: &Filters) -> io::Result<()> {
+    jail::start("signals", &filters.signals, move || match sys::wait_for_termination() {
+        Ok(()) => exit.set(Exit::Stopped),
+        Err(error) => fact!("waiting for SIGTERM: {error}; only the control socket ends this VM"),
+    })
+    .map(drop)
 }

@@ -3,15 +3,17 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use husk_vmm::config::{HotplugConfig, NetConfig, VmConfig, VsockConfig};
+use husk_vmm::config::{HotplugConfig, JailConfig, NetConfig, VmConfig, VsockConfig};
 use husk_vmm::control::client::{ControlClient, ControlError};
 use husk_vmm::control::{Extent, Reply, Request, Statistics};
+use husk_vmm::host_ports;
 use tempfile::TempDir;
 
 use crate::guest;
@@ -25,6 +27,8 @@ pub struct Machine {
     pub dir: TempDir,
     /// The VMM.
     pub process: Child,
+    /// Where the guest's connections come to.
+    pub host: UnixDatagram,
     /// From the VMM's start to the guest's first process.
     pub up_after: Duration,
 }
@@ -34,10 +38,17 @@ pub fn kernel() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guest/vmlinux")
 }
 
+/// A user that no other VMM has.
+fn user() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1_879_048_192);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 /// A description of a VM with two vCPUs, whose files are in `dir`.
 pub fn config(dir: &Path) -> VmConfig {
     VmConfig {
         id: "boot-test".to_owned(),
+        jail: Some(JailConfig { uid: user(), gid: user(), network_fd: None }),
         vcpus: 2,
         max_vcpus: 3,
         memory_mib: 256,
@@ -50,22 +61,27 @@ pub fn config(dir: &Path) -> VmConfig {
         block_slots: 3,
         fs_tag: Some("husk".to_owned()),
         nets: Vec::new(),
-        vsock: VsockConfig { cid: 3, socket: dir.join("vsock.sock") },
+        vsock: VsockConfig { cid: 3, socket: dir.join("vsock.sock"), host_fd: None },
         control_socket: dir.join("control.sock"),
     }
 }
 
-/// Starts the VMM; its stderr goes to `vmm.log`.
+/// Starts the VMM as the daemon does; its stderr goes to `vmm.log`.
 pub fn start(config: &VmConfig, dir: &Path) -> Child {
+    husk_jail::namespaces::start_apart(|| command(config, dir).spawn()).unwrap()
+}
+
+/// The VMM's command line, with its description written.
+pub fn command(config: &VmConfig, dir: &Path) -> Command {
     let path = dir.join("vmm.json");
     fs::write(&path, serde_json::to_vec(config).unwrap()).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_husk-vmm"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_husk-vmm"));
+    command
         .arg("--config")
         .arg(path)
         .stdin(Stdio::null())
-        .stderr(fs::File::create(dir.join("vmm.log")).unwrap())
-        .spawn()
-        .unwrap()
+        .stderr(fs::File::create(dir.join("vmm.log")).unwrap());
+    command
 }
 
 impl Machine {
@@ -85,19 +101,30 @@ impl Machine {
         let mut config = config(dir.path());
         change(&mut config);
         crate::initramfs::write(&config.initramfs);
-        let ready = UnixListener::bind(dir.path().join(format!("vsock.sock_{}", guest::READY_PORT))).unwrap();
+        let (vmm, host) = host_ports::pair().unwrap();
+        config.vsock.host_fd = Some(vmm.as_raw_fd());
+        // To be inherited.
+        rustix::io::fcntl_setfd(&vmm, rustix::io::FdFlags::empty()).unwrap();
         let began = Instant::now();
         let process = start(&config, dir.path());
-        let mut machine = Self { dir, process, up_after: Duration::ZERO };
-        ready.set_nonblocking(true).unwrap();
+        drop(vmm);
+        let mut machine = Self { dir, process, host, up_after: Duration::ZERO };
+        machine.host.set_nonblocking(true).unwrap();
         wait_for("the guest", || {
             if let Some(status) = machine.process.try_wait().unwrap() {
                 panic!("the VMM ended ({status}): {}", machine.words());
             }
-            ready.accept().ok()
+            let (port, _) = machine.accept().ok()?;
+            assert_eq!(port, guest::READY_PORT);
+            Some(())
         });
         machine.up_after = began.elapsed();
         machine
+    }
+
+    /// A connection that the guest has made: the host's port and its end.
+    pub fn accept(&self) -> io::Result<(u32, UnixStream)> {
+        host_ports::accept(self.host.as_fd())
     }
 
     /// What the VMM and the guest have said.

@@ -8,6 +8,7 @@
 //!
 //! The program is its own guest: as a first process it is the init that does what the host asks.
 
+mod confinement;
 mod disks;
 mod ends;
 mod figures;
@@ -30,6 +31,7 @@ const TESTS: &[&[Test]] = &[
     network::TESTS,
     resize::TESTS,
     ends::TESTS,
+    confinement::TESTS,
     figures::TESTS,
 ];
 

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use crate::Test;
@@ -44,17 +44,18 @@ fn echo() {
 
 fn guest_to_host() {
     let machine = Machine::boot();
-    let listener = UnixListener::bind(machine.dir.path().join("vsock.sock_77")).unwrap();
-    let server = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut content = Vec::new();
-        stream.read_to_end(&mut content).unwrap();
-        stream.write_all(&content).unwrap();
-    });
     let mut stream = machine.connect(CONNECT_PORT).unwrap();
     writeln!(stream, "77").unwrap();
-    round_trip(&stream, 3 * MIB);
-    server.join().unwrap();
+    let (port, mut server) = wait_for("the guest's connection", || machine.accept().ok());
+    assert_eq!(port, 77);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut content = Vec::new();
+            server.read_to_end(&mut content).unwrap();
+            server.write_all(&content).unwrap();
+        });
+        round_trip(&stream, 3 * MIB);
+    });
 }
 
 fn many() {
@@ -84,9 +85,11 @@ fn stalled() {
 }
 
 fn refused() {
-    let machine = Machine::boot();
+    let mut machine = Machine::boot();
     let began = Instant::now();
     machine.connect(9).unwrap_err();
+    // The host takes the guest's connections no more.
+    drop(std::mem::replace(&mut machine.host, UnixDatagram::unbound().unwrap()));
     let mut stream = machine.connect(CONNECT_PORT).unwrap();
     writeln!(stream, "78").unwrap();
     let mut rest = Vec::new();

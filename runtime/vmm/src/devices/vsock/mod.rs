@@ -10,17 +10,20 @@ mod tests;
 
 use std::io;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use vmm_sys_util::epoll::EventSet;
 
 use crate::config::VsockConfig;
+use crate::host_ports::HostPorts;
 use crate::statistics;
+use crate::sys;
 use crate::virtio::{Activation, ConfigSpace, Device, F_COMMON, Identity, QueueError, VirtQueue};
 use mux::Mux;
 use packet::{HEADER, Header};
+
+pub use host::listen;
 
 /// `VIRTIO_ID_VSOCK`.
 const ID: u32 = 19;
@@ -43,21 +46,24 @@ struct Active {
 /// The device.
 pub struct Vsock {
     cid: u64,
-    socket: PathBuf,
+    host: Arc<HostPorts>,
     listener: UnixListener,
     counters: statistics::Shared,
     active: Option<Active>,
 }
 
 impl Vsock {
-    /// Makes the host's socket; its clients wait until the guest has a driver.
+    /// A device whose clients, who connect to `listener`, wait until the guest has a driver.
     ///
     /// # Errors
-    /// When the socket cannot be made.
-    pub fn new(config: &VsockConfig, counters: statistics::Shared) -> io::Result<Self> {
-        let listener = host::listen(&config.socket)?;
-        let (cid, socket) = (u64::from(config.cid), config.socket.clone());
-        Ok(Self { cid, socket, listener, counters, active: None })
+    /// When the configuration's descriptor was not inherited.
+    pub fn new(
+        config: &VsockConfig,
+        listener: UnixListener,
+        counters: statistics::Shared,
+    ) -> io::Result<Self> {
+        let host = Arc::new(HostPorts::new(config.host_fd.map(sys::inherit).transpose()?));
+        Ok(Self { cid: config.cid.into(), host, listener, counters, active: None })
     }
 
     /// What the transport has to know.
@@ -67,7 +73,7 @@ impl Vsock {
     }
 
     fn start(&self, activation: Activation) -> io::Result<Active> {
-        let mux = Mux::new(self.cid, self.socket.clone(), self.listener.try_clone()?)?;
+        let mux = Mux::new(self.cid, Arc::clone(&self.host), self.listener.try_clone()?)?;
         Ok(Active { activation, mux })
     }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use vm_memory::VolatileSlice;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -12,6 +12,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use super::connection::{Broken, Connection, Stage};
 use super::host::{self, Greeting};
 use super::packet::{Header, Op, STREAM};
+use crate::host_ports::HostPorts;
 
 /// `VMADDR_CID_HOST`.
 const HOST_CID: u64 = 2;
@@ -46,7 +47,7 @@ struct Entry {
 /// The multiplexer.
 pub struct Mux {
     cid: u64,
-    socket: PathBuf,
+    host: Arc<HostPorts>,
     listener: UnixListener,
     epoll: Epoll,
     next_id: u64,
@@ -67,12 +68,12 @@ impl Mux {
     ///
     /// # Errors
     /// When there are no descriptors left.
-    pub fn new(cid: u64, socket: PathBuf, listener: UnixListener) -> io::Result<Self> {
+    pub fn new(cid: u64, host: Arc<HostPorts>, listener: UnixListener) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         watch(&epoll, listener.as_raw_fd(), LISTENER, EventSet::IN)?;
         Ok(Self {
             cid,
-            socket,
+            host,
             listener,
             epoll,
             next_id: LISTENER + 1,
@@ -283,7 +284,7 @@ impl Mux {
     }
 
     fn connect(&mut self, header: &Header, ports: Ports) {
-        let stream = if self.has_room() { host::connect_to(&self.socket, ports.host).ok() } else { None };
+        let stream = if self.has_room() { self.host.connect(ports.host).ok() } else { None };
         let id = self.new_id();
         match stream.filter(|stream| self.watch_stream(id, stream)) {
             Some(stream) => {

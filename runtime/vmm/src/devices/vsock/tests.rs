@@ -1,8 +1,10 @@
 //! The multiplexer between a guest that is made of headers, and real unix sockets.
 
 use std::io::{Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -12,6 +14,7 @@ use super::connection::BUFFER;
 use super::host;
 use super::mux::{MAX_CONNECTIONS, Mux};
 use super::packet::{Header, Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, STREAM};
+use crate::host_ports::{self, HostPorts};
 
 const CID: u64 = 3;
 const BOTH: u32 = SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
@@ -19,6 +22,8 @@ const BOTH: u32 = SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
 struct World {
     mux: Mux,
     socket: PathBuf,
+    /// Where the guest's connections come to; None: nobody takes them.
+    host: Option<UnixDatagram>,
     _dir: TempDir,
 }
 
@@ -26,13 +31,16 @@ impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("vsock.sock");
-        let mux = Mux::new(CID, socket.clone(), host::listen(&socket).unwrap()).unwrap();
-        Self { mux, socket, _dir: dir }
+        let (vmm, host) = host_ports::pair().unwrap();
+        host.set_nonblocking(true).unwrap();
+        let ports = Arc::new(HostPorts::new(Some(vmm)));
+        let mux = Mux::new(CID, ports, host::listen(&socket).unwrap()).unwrap();
+        Self { mux, socket, host: Some(host), _dir: dir }
     }
 
-    /// Who waits on the host for the guest's connections to `port`.
-    fn listener(&self, port: u32) -> UnixListener {
-        UnixListener::bind(format!("{}_{port}", self.socket.display())).unwrap()
+    /// A connection that the guest has made: the host's port and its end.
+    fn accept(&self) -> Option<(u32, UnixStream)> {
+        host_ports::accept(self.host.as_ref()?.as_fd()).ok()
     }
 
     fn send(&mut self, header: Header, data: &[u8]) {
@@ -110,19 +118,20 @@ fn a_client_reaches_the_guest_and_data_goes_both_ways() {
 }
 
 #[test]
-fn the_guest_reaches_a_listener_and_nobody_is_a_reset() {
+fn the_guest_reaches_the_host_and_nobody_is_a_reset() {
     let mut world = World::new();
     world.send(packet(Op::Request, 5, 52), &[]);
-    assert_eq!(world.receive_ops(), [Op::Reset]);
-    let listener = world.listener(52);
-    world.send(packet(Op::Request, 5, 52), &[]);
-    let (mut stream, _) = listener.accept().unwrap();
+    let (port, mut stream) = world.accept().unwrap();
+    assert_eq!(port, 52);
     assert_eq!(world.receive_ops(), [Op::Response]);
     world.send(data(5, 52, 3), b"abc");
     let mut got = [0; 3];
     stream.read_exact(&mut got).unwrap();
     assert_eq!(&got, b"abc");
     // A second request for the same ports is against the rules.
+    world.send(packet(Op::Request, 5, 52), &[]);
+    assert_eq!((world.receive_ops(), world.mux.connections()), (vec![Op::Reset], 0));
+    world.host = None;
     world.send(packet(Op::Request, 5, 52), &[]);
     assert_eq!((world.receive_ops(), world.mux.connections()), (vec![Op::Reset], 0));
 }
@@ -280,12 +289,10 @@ fn nonsense_is_reset_or_ignored() {
 #[test]
 fn connections_and_owed_resets_are_bounded() {
     let mut world = World::new();
-    let listener = world.listener(52);
     let mut accepted = Vec::new();
     for guest in 0..MAX_CONNECTIONS as u32 + 10 {
         world.send(packet(Op::Request, guest, 52), &[]);
-        listener.set_nonblocking(true).unwrap();
-        accepted.extend(listener.accept().ok());
+        accepted.extend(world.accept());
     }
     assert_eq!(world.mux.connections(), MAX_CONNECTIONS);
     let resets = world.receive_ops().into_iter().filter(|op| *op == Op::Reset).count();

@@ -25,7 +25,8 @@ impl World {
     fn new() -> Self {
         let memory: &'static GuestMemoryMmap = Box::leak(Box::new(memory()));
         let exit = ExitCell::default();
-        let worker = Worker::start("test", exit.clone()).unwrap().handle();
+        let filters = crate::jail::Filters::new().unwrap();
+        let worker = Worker::start("test", &filters.io, exit.clone()).unwrap().handle();
         let interrupt = Interrupt::detached().unwrap();
         let device = Box::new(Rng::default());
         let transport =

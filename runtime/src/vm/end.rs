@@ -1,0 +1,86 @@
+//! How a VMM ended, for a person.
+
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use nix::libc;
+
+/// The kernel's log; each read gives one record (Documentation/ABI/testing/dev-kmsg).
+const KERNEL_LOG: &str = "/dev/kmsg";
+/// A record is no longer, bytes.
+const RECORD: usize = 8 << 10;
+/// The most records that are looked at: the log may be written faster than it is read.
+const RECORDS: usize = 100_000;
+/// `AUDIT_SECCOMP` of linux/audit.h.
+const SECCOMP: &str = "type=1326 ";
+
+/// Why a VM ended that nobody has stopped. `status`: as far as it is known.
+pub fn describe(pid: i32, status: Option<ExitStatus>) -> String {
+    match status.and_then(|status| status.signal()) {
+        Some(libc::SIGSYS) => {
+            let call = denied_call(pid).map(|call| format!(" ({call})")).unwrap_or_default();
+            format!(
+                "the pod's VM was ended by SIGSYS: its monitor made a system call that it may not make{call}; it may \
+                 have been taken over by its guest"
+            )
+        }
+        Some(signal) => format!("the pod's VM was ended by signal {signal}"),
+        None => "the pod's VM ended by itself".into(),
+    }
+}
+
+/// Which call it was, if the kernel's log tells: it does not where an audit daemon gets such records instead.
+fn denied_call(pid: i32) -> Option<String> {
+    let mut log = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(KERNEL_LOG).ok()?;
+    let mut record = vec![0; RECORD];
+    let mut found = None;
+    for _ in 0..RECORDS {
+        match log.read(&mut record) {
+            Ok(0) => break,
+            Ok(bytes) => found = parse(&String::from_utf8_lossy(&record[..bytes]), pid).or(found),
+            // Records that were overwritten meanwhile.
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
+            Err(_) => break,
+        }
+    }
+    found
+}
+
+/// What a record tells of the process's denied call, if that is what it is about.
+fn parse(record: &str, pid: i32) -> Option<String> {
+    let fields = &record[record.find(SECCOMP)?..];
+    let field = |name: &str| fields.split_whitespace().find_map(|field| field.strip_prefix(name));
+    (field("pid=")? == pid.to_string()).then_some(())?;
+    let call: u32 = field("syscall=")?.parse().ok()?;
+    let thread = field("comm=").unwrap_or_default().trim_matches('"');
+    let plain = !thread.is_empty() && thread.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    Some(format!("number {call}{}", if plain { format!(", thread {thread}") } else { String::new() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_record_names_the_call() {
+        let record = "5,812,12600339,-;audit: type=1326 audit(1700000000.123:42): auid=4294967295 uid=1879048192 \
+            gid=1879048192 ses=4294967295 pid=345 comm=\"vcpu0\" exe=\"/usr/bin/husk-vmm\" sig=31 arch=c000003e \
+            syscall=41 compat=0 ip=0x7f code=0x80000000\n";
+        assert_eq!(parse(record, 345).unwrap(), "number 41, thread vcpu0");
+        assert_eq!(parse(record, 34), None);
+        assert_eq!(parse(&record.replace("1326", "1400"), 345), None);
+        assert_eq!(parse(&record.replace("vcpu0", "a;b"), 345).unwrap(), "number 41");
+        assert_eq!(parse("type=1326 pid=345 syscall=", 345), None);
+    }
+
+    #[test]
+    fn an_end_is_told_by_its_signal() {
+        let of = |raw: i32| describe(i32::MAX, Some(ExitStatus::from_raw(raw)));
+        assert!(of(libc::SIGSYS).contains("SIGSYS"));
+        assert!(of(libc::SIGKILL).contains("signal 9"));
+        assert_eq!(of(3 << 8), describe(1, None));
+    }
+}

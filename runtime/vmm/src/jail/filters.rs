@@ -1,0 +1,181 @@
+//! The system calls of each kind of thread. Nothing is opened by name, no program is executed, no thread is started, no
+//! memory is executable, and no socket is made but pairs of unix sockets.
+
+use husk_jail::JailError;
+use husk_jail::seccomp::{AllowList, Argument, Filter};
+use kvm_bindings::{KVMIO, kvm_regs, kvm_userspace_memory_region};
+use libc::c_long;
+use vmm_sys_util::ioctl::{_IOC_NONE, _IOC_READ, _IOC_WRITE, ioctl_expr};
+use vmm_sys_util::signal::SIGRTMIN;
+
+/// What any thread does: computing, waiting, allocating, logging, counting events, ending.
+const EVERY: &[c_long] = &[
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_close,
+    libc::SYS_futex,
+    libc::SYS_sched_yield,
+    // The allocator looks how many processors there are.
+    libc::SYS_sched_getaffinity,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_getrandom,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_restart_syscall,
+    libc::SYS_sigaltstack,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+/// The console's log.
+const CONSOLE: &[c_long] = &[libc::SYS_pread64, libc::SYS_pwrite64, libc::SYS_ftruncate];
+/// A device's event loop.
+const LOOP: &[c_long] = &[libc::SYS_epoll_wait, libc::SYS_epoll_pwait, libc::SYS_epoll_ctl];
+/// Talking to the volumes' server over the connection that there is.
+const SERVER: &[c_long] = &[libc::SYS_sendmsg, libc::SYS_recvmsg];
+
+/// ioctl's second argument.
+const REQUEST: u8 = 1;
+
+fn kvm(direction: u32, number: u32, bytes: usize) -> u32 {
+    ioctl_expr(direction, KVMIO, number, bytes as u32) as u32
+}
+
+/// A filter for each kind of thread.
+pub struct Filters {
+    /// The first thread, once all others are there: it waits for the end.
+    pub main: Filter,
+    /// It waits for SIGTERM.
+    pub signals: Filter,
+    /// vCPUs: the guest's instructions, the console, and devices as their drivers come and go.
+    pub vcpu: Filter,
+    /// Devices that never wait: vsock, network, random numbers.
+    pub io: Filter,
+    /// Volumes: between the guest's memory and that of their server.
+    pub fs: Filter,
+    /// Disks.
+    pub block: Filter,
+    /// Pluggable memory.
+    pub memory: Filter,
+    /// The control socket.
+    pub control: Filter,
+}
+
+impl Filters {
+    /// Makes them.
+    ///
+    /// # Errors
+    /// When a list cannot be expressed.
+    pub fn new() -> Result<Self, JailError> {
+        Ok(Self {
+            main: every().allow(CONSOLE).compile()?,
+            signals: every().allow(&[libc::SYS_rt_sigtimedwait]).compile()?,
+            vcpu: vcpu().compile()?,
+            io: io().compile()?,
+            fs: every().allow(LOOP).compile()?,
+            block: block().compile()?,
+            memory: memory().compile()?,
+            control: control().compile()?,
+        })
+    }
+}
+
+fn every() -> AllowList {
+    // abort(3) signals the process itself.
+    AllowList::default().allow(EVERY).allow_memory().allow_own_signal(libc::SIGABRT)
+}
+
+fn ioctl(list: AllowList, request: u32) -> AllowList {
+    list.allow_with(libc::SYS_ioctl, &[(REQUEST, Argument::Is(request))])
+}
+
+/// Copies of descriptors that the thread has.
+fn copy(list: AllowList) -> AllowList {
+    list.allow_with(libc::SYS_fcntl, &[(1, Argument::Is(libc::F_DUPFD_CLOEXEC as u32))])
+}
+
+fn vcpu() -> AllowList {
+    // A device is set up, and taken down, where its driver asks for it.
+    let devices = [libc::SYS_epoll_create1, libc::SYS_epoll_ctl];
+    let list = copy(every().allow(CONSOLE).allow(&devices));
+    [
+        kvm(_IOC_NONE, 0x80, 0),                     // KVM_RUN
+        kvm(_IOC_READ, 0x81, size_of::<kvm_regs>()), // KVM_GET_REGS, to tell where a guest failed
+        libc::TUNSETOFFLOAD as u32,
+    ]
+    .into_iter()
+    .fold(list, ioctl)
+}
+
+fn io() -> AllowList {
+    let sockets = [
+        libc::SYS_accept4,
+        libc::SYS_readv,
+        libc::SYS_writev,
+        libc::SYS_recvfrom,
+        libc::SYS_sendto,
+        libc::SYS_sendmsg,
+        libc::SYS_shutdown,
+    ];
+    let list = every().allow(LOOP).allow(&sockets);
+    // The guest's connections to the host.
+    let list = list.allow_with(libc::SYS_socketpair, &[(0, Argument::Is(libc::AF_UNIX as u32))]);
+    ioctl(list, libc::FIONBIO as u32)
+}
+
+fn block() -> AllowList {
+    every().allow(LOOP).allow(&[
+        libc::SYS_preadv,
+        libc::SYS_pwritev,
+        libc::SYS_pread64,
+        libc::SYS_pwrite64,
+        libc::SYS_fallocate,
+        libc::SYS_fdatasync,
+    ])
+}
+
+fn memory() -> AllowList {
+    let list = every().allow(LOOP).allow(&[libc::SYS_fallocate]);
+    // KVM_SET_USER_MEMORY_REGION
+    ioctl(list, kvm(_IOC_WRITE, 0x46, size_of::<kvm_userspace_memory_region>()))
+}
+
+fn control() -> AllowList {
+    let list = every().allow(SERVER).allow(&[
+        libc::SYS_accept4,
+        libc::SYS_setsockopt,
+        // What a disk's descriptors are.
+        libc::SYS_fstat,
+        libc::SYS_newfstatat,
+        libc::SYS_statx,
+        // What is shared with the volumes' server.
+        libc::SYS_memfd_create,
+        libc::SYS_ftruncate,
+        libc::SYS_eventfd2,
+    ]);
+    copy(list)
+        .allow_with(libc::SYS_fcntl, &[(1, Argument::Is(libc::F_GETFL as u32))])
+        .allow_with(libc::SYS_fcntl, &[(1, Argument::Is(libc::F_ADD_SEALS as u32))])
+        // Calls vCPUs out of the guest.
+        .allow_own_signal(SIGRTMIN())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_list_can_be_expressed() {
+        Filters::new().unwrap();
+    }
+
+    #[test]
+    fn ioctls_have_the_numbers_of_linux() {
+        assert_eq!(kvm(_IOC_NONE, 0x80, 0), 0xae80);
+        assert_eq!(kvm(_IOC_READ, 0x81, size_of::<kvm_regs>()), 0x8090_ae81);
+        let region = size_of::<kvm_userspace_memory_region>();
+        assert_eq!(kvm(_IOC_WRITE, 0x46, region), 0x4020_ae46);
+    }
+}

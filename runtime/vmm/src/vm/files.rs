@@ -1,0 +1,49 @@
+//! All that a VM needs by name. It is opened before the VMM gives up its root, and nothing is afterwards.
+
+use std::os::unix::net::UnixListener;
+
+use kvm_ioctls::Kvm;
+
+use super::VmError;
+use super::devices::DeviceError;
+use super::kvm::KvmError;
+use crate::boot::Image;
+use crate::config::VmConfig;
+use crate::console::RingFile;
+use crate::devices::vsock;
+
+/// Open files and sockets.
+pub struct Files {
+    /// `kernel`.
+    pub kernel: Image,
+    /// `initramfs`.
+    pub initramfs: Image,
+    /// `/dev/kvm`.
+    pub kvm: Kvm,
+    /// `console_log`.
+    pub console: RingFile,
+    /// `vsock.socket`.
+    pub vsock: UnixListener,
+    /// `control_socket`.
+    pub control: UnixListener,
+}
+
+impl Files {
+    /// Opens them, and makes those that are the VMM's to make.
+    ///
+    /// # Errors
+    /// [`VmError`], which names the configuration's key.
+    pub fn open(config: &VmConfig) -> Result<Self, VmError> {
+        Ok(Self {
+            kernel: Image::open("kernel", &config.kernel)?,
+            initramfs: Image::open("initramfs", &config.initramfs)?,
+            kvm: Kvm::new().map_err(KvmError::Open)?,
+            console: RingFile::create(&config.console_log, config.console_log_limit)
+                .map_err(|source| VmError::Console { path: config.console_log.clone(), source })?,
+            vsock: vsock::listen(&config.vsock.socket)
+                .map_err(|source| DeviceError::Socket { path: config.vsock.socket.clone(), source })?,
+            control: super::control::listen(&config.control_socket)
+                .map_err(|source| VmError::Control { path: config.control_socket.clone(), source })?,
+        })
+    }
+}
