@@ -74,7 +74,7 @@ impl Vm {
         let mut taps = Vec::new();
         for (index, (tap, mac, mtu)) in spec.nets.into_iter().enumerate() {
             let tap_fd = 3 + index as i32;
-            nets.push(NetConfig { tap_fd, mac, mtu });
+            nets.push(NetConfig { tap_fd: Some(tap_fd), mac, mtu });
             taps.push((tap, tap_fd));
         }
         let config = VmConfig {
@@ -93,6 +93,7 @@ impl Vm {
             nets,
             vsock: VsockConfig { cid: GUEST_CID, socket: vsock_socket(spec.dir) },
             control_socket: control_socket(spec.dir),
+            restore: None,
         };
         let config_path = config_file(spec.dir);
         let json = serde_json::to_vec_pretty(&config).map_err(|e| Error::Internal(e.to_string()))?;

@@ -4,7 +4,8 @@ mod ring;
 
 use std::path::Path;
 
-use vm_superio::{Serial, Trigger, serial::NoEvents};
+use vm_superio::serial::{NoEvents, SerialState};
+use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
 pub use ring::RingFile;
@@ -31,6 +32,22 @@ impl Console {
     /// When the file cannot be made.
     pub fn new(irq: EventFd, log: &Path, limit: u64) -> std::io::Result<Self> {
         Ok(Self(Serial::new(Line(irq), RingFile::create(log, limit)?)))
+    }
+
+    /// As [`Self::new`], with the registers of a snapshot.
+    ///
+    /// # Errors
+    /// When the file cannot be made, or the registers cannot be.
+    pub fn restore(irq: EventFd, log: &Path, limit: u64, state: &SerialState) -> std::io::Result<Self> {
+        let serial = Serial::from_state(state, Line(irq), NoEvents, RingFile::create(log, limit)?);
+        Ok(Self(
+            serial.map_err(|error| std::io::Error::other(format!("the snapshot's registers: {error:?}")))?,
+        ))
+    }
+
+    /// Its registers.
+    pub fn save(&self) -> SerialState {
+        self.0.state()
     }
 
     /// A guest's write of one register.

@@ -111,9 +111,11 @@ fn check(config: &VmConfig) -> Result<(), ConfigError> {
         if net.mtu < MIN_MTU {
             return value(format!("nets[{index}].mtu"), net.mtu, format!("at least {MIN_MTU}"));
         }
-        if net.tap_fd < 0 || config.nets.iter().take(index).any(|other| other.tap_fd == net.tap_fd) {
+        if let Some(fd) = net.tap_fd
+            && (fd < 0 || config.nets.iter().take(index).any(|other| other.tap_fd == Some(fd)))
+        {
             let wanted = "an inherited descriptor that no other interface has";
-            return value(format!("nets[{index}].tap_fd"), net.tap_fd, wanted);
+            return value(format!("nets[{index}].tap_fd"), fd, wanted);
         }
     }
     if config.vsock.cid < MIN_CID || config.vsock.cid == u32::MAX {

@@ -18,6 +18,7 @@ mod machine;
 mod network;
 mod refusals;
 mod resize;
+mod snapshot;
 mod sockets;
 
 type Test = (&'static str, fn());
@@ -29,6 +30,7 @@ const TESTS: &[&[Test]] = &[
     sockets::TESTS,
     network::TESTS,
     resize::TESTS,
+    snapshot::TESTS,
     ends::TESTS,
     figures::TESTS,
 ];

@@ -23,7 +23,7 @@ fn says_why() {
     refused("console_log", |config, _| config.console_log = "/nowhere/console.log".into());
     refused("nets[].tap_fd", |config, _| {
         let mac = "02:00:00:00:00:01".to_owned();
-        config.nets.push(husk_vmm::config::NetConfig { tap_fd: 77, mac, mtu: 1500 });
+        config.nets.push(husk_vmm::config::NetConfig { tap_fd: Some(77), mac, mtu: 1500 });
     });
 }
 

@@ -10,12 +10,13 @@ use std::io;
 use std::sync::Arc;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
+use virtio_queue::QueueState;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
 pub use share::{Share, ShareError};
 
-use crate::virtio::{Activation, ConfigSpace, Device, F_COMMON, Identity, Interrupt};
+use crate::virtio::{Activation, Busy, ConfigSpace, Device, F_COMMON, Identity, Interrupt};
 
 /// `VIRTIO_ID_FS`.
 const ID: u32 = 26;
@@ -66,6 +67,10 @@ impl Device for Fs {
     fn deactivate(&mut self) {
         self.interrupt = None;
         self.share.driver_is_gone();
+    }
+
+    fn save(&self) -> Result<Vec<QueueState>, Busy> {
+        self.share.save()
     }
 }
 

@@ -8,11 +8,11 @@ use std::time::Duration;
 use vhost::vhost_user::message::VhostUserVirtioFeatures;
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
-use virtio_queue::QueueT;
+use virtio_queue::{QueueState, QueueT};
 use vm_memory::{Address, GuestAddressSpace, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::virtio::{Activation, VirtQueue};
+use crate::virtio::{Activation, Busy, VirtQueue};
 
 /// How long the server may take over each message.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,6 +40,11 @@ pub enum ShareError {
     /// It is not in a file, or too far in it.
     #[error("the guest's memory cannot be shared with the file system server")]
     Memory,
+    /// A clone's pages are its own only from the moment at which it writes them.
+    #[error(
+        "the guest's memory is a clone's and cannot be shared with a file system server: boot the VM instead"
+    )]
+    Clone,
     /// The conversation with the server.
     #[error("{action} the file system server: {source}")]
     Server {
@@ -93,6 +98,14 @@ impl Share {
         }
     }
 
+    pub(super) fn save(&self) -> Result<Vec<QueueState>, Busy> {
+        let state = self.state();
+        if state.server.is_some() {
+            return Err(Busy("the file system device has a server".to_owned()));
+        }
+        Ok(state.driver.as_ref().map(|driver| driver.activation.queue_states()).unwrap_or_default())
+    }
+
     /// Hands the driver's queues to the server at the other end of `connection`.
     ///
     /// # Errors
@@ -123,7 +136,11 @@ impl Share {
     /// [`ShareError`] when it cannot follow: it still knows the earlier memory then.
     pub fn memory_changes(&self, memory: &GuestMemoryMmap) -> Result<(), ShareError> {
         let mut state = self.state();
-        let ranges = ranges(memory)?;
+        let ranges = match ranges(memory) {
+            // There will be no server.
+            Err(ShareError::Clone) if state.server.is_none() => Vec::new(),
+            ranges => ranges?,
+        };
         if let Some(server) = &state.server {
             server.set_mem_table(&ranges).map_err(failed("giving memory to"))?;
         }
@@ -137,6 +154,9 @@ impl Share {
 fn ranges(memory: &GuestMemoryMmap) -> Result<Vec<VhostUserMemoryRegionInfo>, ShareError> {
     let mut ranges: Vec<VhostUserMemoryRegionInfo> = Vec::new();
     for region in memory.iter() {
+        if region.flags() & libc::MAP_SHARED == 0 {
+            return Err(ShareError::Clone);
+        }
         let place = region.file_offset().ok_or(ShareError::Memory)?;
         let (address, bytes) = (region.start_addr().raw_value(), region.len());
         let handle = place.file().as_raw_fd();

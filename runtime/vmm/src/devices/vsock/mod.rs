@@ -14,11 +14,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
+use virtio_queue::QueueState;
 use vmm_sys_util::epoll::EventSet;
 
 use crate::config::VsockConfig;
 use crate::statistics;
-use crate::virtio::{Activation, ConfigSpace, Device, F_COMMON, Identity, QueueError, VirtQueue};
+use crate::virtio::{Activation, Busy, ConfigSpace, Device, F_COMMON, Identity, QueueError, VirtQueue};
 use mux::Mux;
 use packet::{HEADER, Header};
 
@@ -29,8 +30,11 @@ const BATCH: usize = 64;
 /// The most data of one packet for the guest.
 const MAX_DATA: usize = 64 << 10;
 
-/// Queue 0 is the guest's receiving, 1 its sending, 2 events, of which there are none.
+/// Queue 0 is the guest's receiving, 1 its sending, 2 events.
 const TX: usize = 1;
+const EVENTS: usize = 2;
+/// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`, a whole `struct virtio_vsock_event`.
+const TRANSPORT_RESET: [u8; 4] = [0; 4];
 const QUEUES: usize = 3;
 /// Data of the host's events; those of the queues are the queues' numbers.
 const HOST: u32 = QUEUES as u32;
@@ -69,6 +73,16 @@ impl Vsock {
     fn start(&self, activation: Activation) -> io::Result<Active> {
         let mux = Mux::new(self.cid, self.socket.clone(), self.listener.try_clone()?)?;
         Ok(Active { activation, mux })
+    }
+
+    /// Tells the driver of a clone that its connections are gone and that its CID may be another (5.10.6.7).
+    fn tell_reset(active: &mut Active) -> Result<(), QueueError> {
+        let Some(queue) = active.activation.queues.get_mut(EVENTS) else { return Ok(()) };
+        if let Some(chain) = queue.pop()? {
+            chain.write(0, &TRANSPORT_RESET);
+            queue.give_back(chain.head, TRANSPORT_RESET.len() as u32)?;
+        }
+        queue.notify()
     }
 
     fn serve(active: &mut Active, from_guest: bool) -> Result<(), QueueError> {
@@ -148,6 +162,14 @@ impl Device for Vsock {
         self.active = None;
         self.counters.vsock_connections.set(0);
     }
+
+    fn save(&self) -> Result<Vec<QueueState>, Busy> {
+        let Some(active) = &self.active else { return Ok(Vec::new()) };
+        match active.mux.at_work() {
+            0 => Ok(active.activation.queue_states()),
+            count => Err(Busy(format!("{count} vsock connections are open"))),
+        }
+    }
 }
 
 impl MutEventSubscriber for Vsock {
@@ -162,6 +184,11 @@ impl MutEventSubscriber for Vsock {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         let Some(mut active) = self.active.take() else { return };
         let number = events.data();
+        if std::mem::take(&mut active.activation.restored)
+            && let Err(error) = Self::tell_reset(&mut active)
+        {
+            return active.activation.fail(ops, &error);
+        }
         if number == HOST {
             active.mux.serve_host();
         } else if let Some(queue) = active.activation.queues.get(number as usize) {
