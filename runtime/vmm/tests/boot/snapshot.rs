@@ -186,7 +186,7 @@ fn clone_works() {
     assert_eq!(resize(228), Reply::Memory(228));
     assert_eq!(resize(512), Reply::Memory(512));
     machine.output("busybox mkdir /big && busybox mount -t tmpfs -o size=400m tmpfs /big");
-    machine.output("busybox head -c 250m /dev/zero | busybox tr '\\0' x >/big/file");
+    machine.output("busybox head -c 140m /dev/zero | busybox tr '\\0' x >/big/file");
     // CPUs that the template never had.
     assert_eq!(machine.output("busybox nproc"), "1");
     machine
@@ -244,8 +244,10 @@ fn twenty_clones() {
     println!("  PSS of the 20th clone of 128 MiB: {:.1} MiB", pss as f64 / 1024.0);
     assert!(pss <= MAX_PSS_KIB, "{pss} KiB");
     // Nothing of it is in the template.
-    let again = clone_of(&template);
-    assert_eq!(again.output("busybox cat /tmp/mark"), "here");
+    for _ in 0..5 {
+        let again = clone_of(&template);
+        assert_eq!(again.output("busybox cat /tmp/mark"), "here");
+    }
 }
 
 fn busy_is_refused() {

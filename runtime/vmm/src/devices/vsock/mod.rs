@@ -36,12 +36,16 @@ const EVENTS: usize = 2;
 /// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`, a whole `struct virtio_vsock_event`.
 const TRANSPORT_RESET: [u8; 4] = [0; 4];
 const QUEUES: usize = 3;
+const QUEUE_SIZE: u16 = 256;
 /// Data of the host's events; those of the queues are the queues' numbers.
 const HOST: u32 = QUEUES as u32;
 
 struct Active {
     activation: Activation,
     mux: Mux,
+    /// The driver of a clone has not dealt with the reset of its transport yet. It ends every connection that it has
+    /// then, without a word to the host: until it has done so it gets none.
+    resetting: bool,
 }
 
 /// The device.
@@ -67,26 +71,51 @@ impl Vsock {
     /// What the transport has to know.
     pub fn identity(cid: u32) -> Identity {
         let config = Arc::new(ConfigSpace::new(u64::from(cid).to_le_bytes().to_vec()));
-        Identity { kind: ID, features: F_COMMON, queue_sizes: &[256; QUEUES], config }
+        Identity { kind: ID, features: F_COMMON, queue_sizes: &[QUEUE_SIZE; QUEUES], config }
     }
 
     fn start(&self, activation: Activation) -> io::Result<Active> {
         let mux = Mux::new(self.cid, self.socket.clone(), self.listener.try_clone()?)?;
-        Ok(Active { activation, mux })
+        Ok(Active { activation, mux, resetting: false })
     }
 
-    /// Tells the driver of a clone that its connections are gone and that its CID may be another (5.10.6.7).
+    /// Tells the driver of a clone that its connections are gone and that its CID may be another (5.10.6.7). There are
+    /// no other events: the rest of its buffers are kept, so that the next one says that it has read this.
     fn tell_reset(active: &mut Active) -> Result<(), QueueError> {
         let Some(queue) = active.activation.queues.get_mut(EVENTS) else { return Ok(()) };
         if let Some(chain) = queue.pop()? {
             chain.write(0, &TRANSPORT_RESET);
             queue.give_back(chain.head, TRANSPORT_RESET.len() as u32)?;
+            active.resetting = true;
+        }
+        for _ in 0..QUEUE_SIZE {
+            if queue.pop()?.is_none() {
+                break;
+            }
         }
         queue.notify()
     }
 
+    /// Whether the driver may be given something.
+    fn open(active: &mut Active) -> Result<bool, QueueError> {
+        if std::mem::take(&mut active.activation.restored) {
+            Self::tell_reset(active)?;
+        }
+        if active.resetting
+            && let Some(queue) = active.activation.queues.get_mut(EVENTS)
+        {
+            active.resetting = !queue.listen()?;
+            // What has been kept waiting.
+            active.activation.queues.iter().filter(|_| !active.resetting).for_each(VirtQueue::kick_again);
+        }
+        Ok(!active.resetting)
+    }
+
     fn serve(active: &mut Active, from_guest: bool) -> Result<(), QueueError> {
-        let Active { activation: Activation { queues, .. }, mux } = active;
+        if !Self::open(active)? {
+            return Ok(());
+        }
+        let Active { activation: Activation { queues, .. }, mux, .. } = active;
         let [rx, tx, ..] = queues.as_mut_slice() else { return Ok(()) };
         if from_guest && receive(tx, mux)? {
             tx.kick_again();
@@ -184,11 +213,6 @@ impl MutEventSubscriber for Vsock {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         let Some(mut active) = self.active.take() else { return };
         let number = events.data();
-        if std::mem::take(&mut active.activation.restored)
-            && let Err(error) = Self::tell_reset(&mut active)
-        {
-            return active.activation.fail(ops, &error);
-        }
         if number == HOST {
             active.mux.serve_host();
         } else if let Some(queue) = active.activation.queues.get(number as usize) {

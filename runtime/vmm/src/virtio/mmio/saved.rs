@@ -159,6 +159,9 @@ impl MmioTransport {
     /// # Errors
     /// [`RestoreError`]; the device is of no use then.
     pub fn restore(&mut self, state: &TransportState) -> Result<(), RestoreError> {
+        if !matches!(self.place, Place::Here(_)) {
+            return Err(RestoreError::Start("it has a driver already".to_owned()));
+        }
         let queues = self.check(state)?;
         self.driver_features = state.driver_features;
         self.device_features_select = state.device_features_select;
@@ -169,9 +172,7 @@ impl MmioTransport {
         if state.status & status::DRIVER_OK == 0 {
             return Ok(());
         }
-        let Place::Here(device) = std::mem::replace(&mut self.place, Place::Lost) else {
-            return Err(RestoreError::Start("it has a driver already".to_owned()));
-        };
+        let Place::Here(device) = std::mem::replace(&mut self.place, Place::Lost) else { return Ok(()) };
         let started = self.start(device, true).map_err(|error| RestoreError::Start(error.to_string()))?;
         self.place = Place::Active(started);
         self.interrupt.add_status(status::DRIVER_OK);
