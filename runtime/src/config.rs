@@ -95,6 +95,9 @@ pub struct VmDefaults {
     pub boot_timeout_secs: u64,
     /// Bytes of a guest's console that are kept.
     pub console_limit: u64,
+    /// Whether pods' VMs are clones of templates: guests that have booted and were saved. The first pod of a kind boots,
+    /// and a template is made after it.
+    pub templates: bool,
 }
 
 /// CNI.
@@ -180,6 +183,7 @@ impl Default for VmDefaults {
             scratch_max_mib: 0,
             boot_timeout_secs: 60,
             console_limit: 1 << 20,
+            templates: false,
         }
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use husk_vmm::config::{HotplugConfig, NetConfig, VmConfig, VsockConfig};
+use husk_vmm::config::{HotplugConfig, NetConfig, RestoreConfig, VmConfig, VsockConfig};
 use husk_vmm::control::client::ControlClient;
 use husk_vmm::control::{Extent, Reply, Request, Statistics};
 use tokio::net::UnixListener;
@@ -40,10 +40,22 @@ pub struct VmSpec<'a> {
     pub boot_mib: u32,
     /// Memory that it may have beyond.
     pub hotplug: HotplugConfig,
-    /// One per interface: tap, MAC, MTU in bytes.
-    pub nets: Vec<(OwnedFd, String, u16)>,
+    /// Its interfaces.
+    pub nets: &'a [VmNet],
     /// The way into its cgroup.
     pub door: Door,
+    /// The template that it goes on from, instead of booting.
+    pub restore: Option<RestoreConfig>,
+}
+
+/// An interface.
+pub struct VmNet {
+    /// On the host's side; none if it carries nothing.
+    pub tap: Option<OwnedFd>,
+    /// "02:42:ac:11:00:02"
+    pub mac: String,
+    /// Bytes.
+    pub mtu: u16,
 }
 
 /// A disk or piece of one.
@@ -68,14 +80,22 @@ pub struct Vm {
 impl Vm {
     /// Starts the VMM; [`Self::ready`] follows.
     pub fn start(defaults: &VmDefaults, spec: VmSpec<'_>) -> Result<Vm> {
+        clear(spec.dir)?;
         let ready_path = ready_socket(spec.dir);
-        let ready = UnixListener::bind(&ready_path).map_err(|e| Error::io("listen on", &ready_path, e))?;
+        let listen = || UnixListener::bind(&ready_path).map_err(|e| Error::io("listen on", &ready_path, e));
+        // A clone has said it in its template.
+        let ready = spec.restore.is_none().then(listen).transpose()?;
         let mut nets = Vec::new();
         let mut taps = Vec::new();
-        for (index, (tap, mac, mtu)) in spec.nets.into_iter().enumerate() {
-            let tap_fd = 3 + index as i32;
-            nets.push(NetConfig { tap_fd: Some(tap_fd), mac, mtu });
-            taps.push((tap, tap_fd));
+        for (index, VmNet { tap, mac, mtu }) in spec.nets.iter().enumerate() {
+            let tap_fd = tap.is_some().then_some(3 + index as i32);
+            nets.push(NetConfig { tap_fd, mac: mac.clone(), mtu: *mtu });
+            if let (Some(tap), Some(tap_fd)) = (tap, tap_fd) {
+                let tap = tap
+                    .try_clone()
+                    .map_err(|e| Error::Internal(format!("copying a tap's descriptor: {e}")))?;
+                taps.push((tap, tap_fd));
+            }
         }
         let config = VmConfig {
             id: spec.id.into(),
@@ -93,14 +113,14 @@ impl Vm {
             nets,
             vsock: VsockConfig { cid: GUEST_CID, socket: vsock_socket(spec.dir) },
             control_socket: control_socket(spec.dir),
-            restore: None,
+            restore: spec.restore,
         };
         let config_path = config_file(spec.dir);
         let json = serde_json::to_vec_pretty(&config).map_err(|e| Error::Internal(e.to_string()))?;
         std::fs::write(&config_path, json).map_err(|e| Error::io("write", &config_path, e))?;
 
         let process = VmProcess::spawn(&defaults.vmm, &config_path, spec.dir, taps, spec.door)?;
-        Ok(Vm { dir: spec.dir.to_owned(), ready: Mutex::new(Some(ready)), process })
+        Ok(Vm { dir: spec.dir.to_owned(), ready: Mutex::new(ready), process })
     }
 
     /// Waits until the agent of a VM that was just started listens.
@@ -187,6 +207,11 @@ impl Vm {
         self.request(Request::AttachFs, vec![connection]).await.map(|_| ())
     }
 
+    /// Saves the idle VM, which does not go on after that.
+    pub async fn snapshot(&self, state: OwnedFd, memory: OwnedFd) -> Result<()> {
+        self.request(Request::Snapshot, vec![state, memory]).await.map(|_| ())
+    }
+
     /// Ends the VM: by its control socket, and by SIGKILL when that does not answer.
     pub async fn stop(&self) {
         let asked = self.request(Request::Stop, Vec::new()).await.is_ok();
@@ -217,6 +242,17 @@ pub fn last_words(dir: &Path) -> String {
         String::from_utf8_lossy(&bytes[start..]).trim().to_owned()
     };
     format!("VMM: {:?}; console: {:?}", tail(dir.join("vmm.log")), tail(console_log(dir)))
+}
+
+/// Removes the sockets of a VM that was killed.
+fn clear(dir: &Path) -> Result<()> {
+    for path in [control_socket(dir), vsock_socket(dir), ready_socket(dir)] {
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &path, e)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn config_file(dir: &Path) -> PathBuf {
