@@ -285,6 +285,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_interface_is_the_one_with_the_address_or_the_first_that_is_left() {
+        let (a, b, c): (&[u8], &[u8], &[u8]) = (&[1], &[2], &[3]);
+        assert_eq!(places(&[b, a], &[Some(a), Some(b)]), [Some(1), Some(0)]);
+        assert_eq!(places(&[c, b], &[Some(a), Some(b)]), [Some(0), Some(1)]);
+        assert_eq!(places(&[c, b], &[Some(a), None]), [Some(0), Some(1)]);
+        assert_eq!(places(&[a, b], &[Some(a)]), [Some(0), None]);
+    }
+
+    #[test]
     fn addresses_are_parsed_and_nothing_else() {
         assert_eq!(cidr("10.88.0.5/16").unwrap(), ("10.88.0.5".parse().unwrap(), 16));
         assert_eq!(cidr("fd00::5/64").unwrap().1, 64);

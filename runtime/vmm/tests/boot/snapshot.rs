@@ -79,6 +79,7 @@ fn shape(config: &mut VmConfig) {
 /// Boots, leaves a mark, and saves.
 fn template() -> Template {
     let machine = Machine::boot_changed(shape);
+    println!("  the template's boot took {:.0} ms", machine.up_after.as_secs_f64() * 1e3);
     machine.output("echo here >/tmp/mark");
     Template::of(&machine)
 }
