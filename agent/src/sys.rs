@@ -40,6 +40,14 @@ pub fn add_entropy(random: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     check(unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, info.as_ptr()) }.into()).map(drop)
 }
 
+/// Has the kernel's generator go on from its pool at once: what a clone was saved with is forgotten (random(4),
+/// RNDRESEEDCRNG).
+pub fn reseed_random(random: BorrowedFd<'_>) -> io::Result<()> {
+    const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
+    // SAFETY: RNDRESEEDCRNG takes nothing.
+    check(unsafe { libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG) }.into()).map(drop)
+}
+
 /// Sets a terminal's size (TIOCSWINSZ).
 pub fn set_window_size(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> io::Result<()> {
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };

@@ -98,6 +98,9 @@ pub struct VmDefaults {
     /// First and last of the users, and groups of the same numbers, that are husk's alone: the monitor of each pod
     /// becomes one of them.
     pub uid_range: [u32; 2],
+    /// Whether pods' VMs are clones of templates: guests that have booted and were saved. The first pod of a kind boots,
+    /// and a template is made after it.
+    pub templates: bool,
 }
 
 /// CNI.
@@ -192,6 +195,7 @@ impl Default for VmDefaults {
             console_limit: 1 << 20,
             // Above all that systemd, useradd and kubelet give to users, services, containers and user namespaces.
             uid_range: [1_879_048_192, 1_879_113_727],
+            templates: false,
         }
     }
 }

@@ -21,6 +21,7 @@ mod pull_progress;
 mod sandbox;
 mod store;
 mod streaming;
+mod template;
 mod vm;
 mod volume;
 

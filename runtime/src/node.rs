@@ -16,6 +16,7 @@ use crate::guest::Guest;
 use crate::network::PodNetwork;
 use crate::sandbox::Size;
 use crate::store::{ContainerRecord, Phase, SandboxRecord, Store};
+use crate::template::Templates;
 use crate::vm::{ScratchTemplate, Slots, Vm};
 use crate::volume::Volumes;
 
@@ -31,6 +32,8 @@ pub struct Node {
     pub network: Option<PodNetwork>,
     /// The empty scratch disk.
     pub scratch: ScratchTemplate,
+    /// Of which pods' VMs are clones.
+    pub templates: Templates,
     /// What becomes of pods and containers.
     pub events: Events,
     /// Where pods' cgroups are made.
@@ -94,7 +97,9 @@ impl Node {
         cgroups: Cgroups,
     ) -> Arc<Node> {
         let (pods, containers) = (Mutex::default(), Mutex::default());
+        let templates = Templates::new(&config);
         Arc::new(Node {
+            templates,
             config,
             store,
             images,

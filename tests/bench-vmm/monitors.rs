@@ -107,6 +107,8 @@ fn husk(parts: &Parts) -> Figures {
         nets: Vec::new(),
         vsock: VsockConfig { cid: 3, socket: vsock, host_fd: None },
         control_socket: control.clone(),
+        restore: None,
+        savable: false,
     };
     fs::write(&description, serde_json::to_vec(&config).expect("encode")).expect("write the description");
     let begun = Instant::now();

@@ -4,6 +4,7 @@ pub mod cpus;
 pub mod disk;
 mod files;
 pub mod huge_pages;
+mod machine_id;
 pub mod memory;
 mod network;
 pub mod partition;
@@ -47,8 +48,10 @@ impl Sandbox {
             };
         }
         check_hostname(&request.hostname)?;
-        set_clock(request.time_nanos)?;
+        // First of all: whatever is random from here on is this guest's alone, though it may be a clone.
         add_entropy(&request.entropy)?;
+        set_clock(request.time_nanos)?;
+        machine_id::renew()?;
         nix::unistd::sethostname(&request.hostname)
             .context(|| format!("setting the hostname {:?}", request.hostname))?;
         network::configure(&request.interfaces, &request.routes).await?;
@@ -108,7 +111,8 @@ fn add_entropy(bytes: &[u8]) -> Result<()> {
         return Err(Error::Invalid(format!("{} bytes of entropy are more than {MAX_ENTROPY}", bytes.len())));
     }
     let random = File::options().write(true).open("/dev/urandom").context(|| "opening /dev/urandom")?;
-    sys::add_entropy(random.as_fd(), bytes).context(|| "crediting entropy")
+    sys::add_entropy(random.as_fd(), bytes).context(|| "crediting entropy")?;
+    sys::reseed_random(random.as_fd()).context(|| "reseeding the kernel's random numbers")
 }
 
 #[cfg(test)]

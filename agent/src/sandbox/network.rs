@@ -43,11 +43,17 @@ pub async fn configure(interfaces: &[Interface], routes: &[Route]) -> Result<()>
 async fn apply(netlink: &Handle, wanted: &[Wanted<'_>], paths: &[Path<'_>]) -> Result<()> {
     let present: Vec<LinkMessage> =
         netlink.link().get().execute().try_collect().await.map_err(failed("listing interfaces"))?;
+    let macs: Vec<&[u8]> = wanted.iter().map(|want| &want.mac[..]).collect();
+    let cards: Vec<&LinkMessage> = present.iter().filter(|link| is_card(link)).collect();
+    let places = places(&macs, &cards.iter().map(|link| mac_of(link)).collect::<Vec<_>>());
     let mut found = Vec::with_capacity(wanted.len());
-    for want in wanted {
-        let link = present.iter().find(|link| mac_of(link) == Some(&want.mac[..])).ok_or_else(|| {
+    for (want, place) in wanted.iter().zip(places) {
+        let link = place.and_then(|place| cards.get(place)).copied().ok_or_else(|| {
             Error::NotFound(format!("no interface of the guest has the MAC address {}", want.interface.mac))
         })?;
+        if mac_of(link) != Some(&want.mac[..]) {
+            give_address(netlink, link.header.index, want).await?;
+        }
         found.push(link);
     }
     // Two interfaces may have each other's names: first away, then to the right one.
@@ -78,6 +84,35 @@ async fn apply(netlink: &Handle, wanted: &[Wanted<'_>], paths: &[Path<'_>]) -> R
         }
     }
     Ok(())
+}
+
+/// Which of the interfaces with the addresses `present` is which of `wanted`: the one that has its address; of those that
+/// are left, as in a clone, the first for the first.
+fn places(wanted: &[&[u8]], present: &[Option<&[u8]>]) -> Vec<Option<usize>> {
+    let mut places: Vec<Option<usize>> =
+        wanted.iter().map(|mac| present.iter().position(|own| *own == Some(*mac))).collect();
+    let mut left =
+        (0..present.len()).filter(|place| !places.contains(&Some(*place))).collect::<Vec<_>>().into_iter();
+    for place in places.iter_mut().filter(|place| place.is_none()) {
+        *place = left.next();
+    }
+    places
+}
+
+/// Whether it is an Ethernet interface, as virtio's are; made-up ones beside them are not there yet.
+fn is_card(link: &LinkMessage) -> bool {
+    !link.header.flags.contains(LinkFlags::Loopback) && mac_of(link).is_some_and(|mac| mac.len() == 6)
+}
+
+async fn give_address(netlink: &Handle, index: u32, want: &Wanted<'_>) -> Result<()> {
+    let mac = &want.interface.mac;
+    let message = LinkUnspec::new_with_index(index).down().address(want.mac.to_vec()).build();
+    netlink
+        .link()
+        .set(message)
+        .execute()
+        .await
+        .map_err(failed(format!("giving interface {index} the address {mac}")))
 }
 
 async fn rename(netlink: &Handle, index: u32, name: &str) -> Result<()> {
@@ -248,6 +283,15 @@ fn cidr(text: &str) -> Result<(IpAddr, u8)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interface_is_the_one_with_the_address_or_the_first_that_is_left() {
+        let (a, b, c): (&[u8], &[u8], &[u8]) = (&[1], &[2], &[3]);
+        assert_eq!(places(&[b, a], &[Some(a), Some(b)]), [Some(1), Some(0)]);
+        assert_eq!(places(&[c, b], &[Some(a), Some(b)]), [Some(0), Some(1)]);
+        assert_eq!(places(&[c, b], &[Some(a), None]), [Some(0), Some(1)]);
+        assert_eq!(places(&[a, b], &[Some(a)]), [Some(0), None]);
+    }
 
     #[test]
     fn addresses_are_parsed_and_nothing_else() {

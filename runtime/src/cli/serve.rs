@@ -24,6 +24,9 @@ pub struct Serve {
     /// Address of exec, attach and port-forward [default: 127.0.0.1:0, any free port]
     #[arg(long, value_name = "ADDRESS:PORT")]
     streaming_address: Option<String>,
+    /// Whether pods' VMs are clones of saved guests instead of booting [default: false]
+    #[arg(long, value_name = "BOOL")]
+    vm_templates: Option<bool>,
 }
 
 impl Serve {
@@ -38,6 +41,9 @@ impl Serve {
         }
         if let Some(address) = self.streaming_address {
             config.streaming.address = address;
+        }
+        if let Some(templates) = self.vm_templates {
+            config.vm.templates = templates;
         }
         let mut terminate = signal(SignalKind::terminate()).map_err(|e| Error::Internal(e.to_string()))?;
         let node = node::open(config, true).await?;

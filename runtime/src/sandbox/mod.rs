@@ -9,6 +9,7 @@ mod resolv;
 mod run;
 mod scratch;
 mod size;
+mod start;
 mod stop;
 mod update;
 mod volumes;

@@ -39,6 +39,7 @@ impl Node {
         }
         while recoveries.join_next().await.is_some() {}
         self.sweep().await;
+        self.templates.sweep().await;
         Ok(())
     }
 

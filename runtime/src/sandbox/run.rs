@@ -8,6 +8,7 @@ use husk_vmm::config::slot_serial;
 
 use super::resize::make_use;
 use super::size::{Room, Size};
+use super::start::Started;
 use super::{HANDLER, HOST_MIB, namespaces, resolv, scratch, tear_down};
 use crate::cgroup::CgroupPath;
 use crate::error::{Error, Result};
@@ -16,7 +17,7 @@ use crate::guest;
 use crate::network::{Dns, PodNetworkRequest, PortMapping, Protocol};
 use crate::node::{Live, Node, Pod, lock, new_id, now_nanos};
 use crate::store::{Phase, SandboxRecord};
-use crate::vm::{self, DiskPiece, SCRATCH_SLOT, Slots, Vm, VmSpec};
+use crate::vm::{self, DiskPiece, SCRATCH_SLOT, Slots, Vm, VmNet};
 use crate::volume::Volumes;
 
 /// How long a guest may take to plug the memory that it does not boot with; a slow one is not refused.
@@ -117,7 +118,8 @@ impl Node {
                     mtu: interface.mtu,
                     addresses: interface.addresses,
                 });
-                nets.push((interface.tap, interface.mac, u16::try_from(interface.mtu).unwrap_or(u16::MAX)));
+                let mtu = u16::try_from(interface.mtu).unwrap_or(u16::MAX);
+                nets.push(VmNet { tap: Some(interface.tap), mac: interface.mac, mtu });
             }
             configure.routes = setup
                 .routes
@@ -132,30 +134,16 @@ impl Node {
         configure.resolv_conf = resolv::conf(config.dns_config.as_ref(), &dns);
         let networked = begun.elapsed();
 
-        let spec = VmSpec {
-            id: &pod.id,
-            dir: &dir,
-            uid: pod.record().uid,
-            network: self.network.as_ref().map(|network| network.open_namespace(&pod.id)).transpose()?,
-            vcpus: size.vcpus,
-            max_vcpus: room.max_vcpus,
-            boot_mib: size.boot_mib(),
-            hotplug: room.hotplug(size),
-            nets,
-            door: self.cgroups.door(&dir)?,
-        };
-        let vm = Arc::new(Vm::start(defaults, spec)?);
-        *lock(&pod.vm) = Some(vm.clone());
         self.update_pod(pod, |record| {
-            record.vmm_pid = vm.process.pid;
-            record.vmm_started = vm.process.started;
             record.vcpus = size.vcpus.into();
             record.memory_mib = memory_mib;
             record.max_vcpus = room.max_vcpus.into();
             record.max_memory_mib = room.max_memory_mib;
             record.ips = ips;
         })?;
-        vm.ready(defaults).await?;
+        let Started { vm, mut guest, cloned, class } = self.start_vm(pod, size, room, &nets).await?;
+        // The VMM has copies.
+        drop(nets);
         let booted = begun.elapsed();
 
         vm.attach(
@@ -164,7 +152,6 @@ impl Node {
             vec![DiskPiece { file: scratch.into(), offset: 0, length: scratch_bytes }],
         )
         .await?;
-        let mut guest = guest::connect(&vm.vsock()).await?;
         configure.entropy = entropy()?;
         configure.time_nanos = now_nanos();
         let (configured, got) = tokio::join!(guest.configure_sandbox(guest::request(configure)), async {
@@ -178,7 +165,7 @@ impl Node {
         let got = got?;
         if got < memory_mib {
             tracing::warn!(sandbox = pod.id, "the guest has {got} MiB of {memory_mib} MiB of memory yet");
-        } else if memory_mib > size.boot_mib() {
+        } else if memory_mib > size.boot_mib() || cloned && size.vcpus > 1 {
             make_use(guest.clone(), size).await?;
         }
 
@@ -195,9 +182,15 @@ impl Node {
             pod = metadata.name,
             network_ms = ms(networked),
             boot_ms = ms(booted - networked),
+            cloned,
             configure_ms = ms(begun.elapsed() - booted),
             "pod is ready"
         );
+        if !cloned {
+            let node = self.clone();
+            let taken = node.pods().iter().map(|pod| pod.record().uid).collect();
+            tokio::spawn(async move { node.templates.make(&class, &taken).await });
+        }
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use command_fds::FdMapping;
-use husk_vmm::config::{HotplugConfig, JailConfig, NetConfig, VmConfig, VsockConfig};
+use husk_vmm::config::{HotplugConfig, JailConfig, NetConfig, RestoreConfig, VmConfig, VsockConfig};
 use husk_vmm::control::client::ControlClient;
 use husk_vmm::control::{Extent, Reply, Request, Statistics};
 
@@ -50,10 +50,24 @@ pub struct VmSpec<'a> {
     pub boot_mib: u32,
     /// Memory that it may have beyond.
     pub hotplug: HotplugConfig,
-    /// One per interface: tap, MAC, MTU in bytes.
-    pub nets: Vec<(OwnedFd, String, u16)>,
+    /// Its interfaces.
+    pub nets: &'a [VmNet],
     /// The way into its cgroup.
     pub door: Door,
+    /// The template that it goes on from, instead of booting.
+    pub restore: Option<RestoreConfig>,
+    /// Whether it is to become a template.
+    pub savable: bool,
+}
+
+/// An interface.
+pub struct VmNet {
+    /// On the host's side; none if it carries nothing.
+    pub tap: Option<OwnedFd>,
+    /// "02:42:ac:11:00:02"
+    pub mac: String,
+    /// Bytes.
+    pub mtu: u16,
 }
 
 /// A disk or piece of one.
@@ -78,6 +92,7 @@ pub struct Vm {
 impl Vm {
     /// Starts the VMM; [`Self::ready`] follows.
     pub fn start(defaults: &VmDefaults, spec: VmSpec<'_>) -> Result<Vm> {
+        clear(spec.dir)?;
         let mut inherited = Vec::new();
         let mut inherit = |parent_fd| {
             let child_fd = 3 + inherited.len() as i32;
@@ -87,8 +102,14 @@ impl Vm {
         let (ready, host) = Ready::new().map_err(|e| Error::Internal(format!("a socket pair: {e}")))?;
         let host_fd = Some(inherit(host));
         let network_fd = spec.network.map(&mut inherit);
-        let nets = spec.nets.into_iter();
-        let nets = nets.map(|(tap, mac, mtu)| NetConfig { tap_fd: inherit(tap), mac, mtu }).collect();
+        let mut nets = Vec::new();
+        for VmNet { tap, mac, mtu } in spec.nets {
+            let tap = tap.as_ref().map(OwnedFd::try_clone).transpose();
+            let tap = tap.map_err(|e| Error::Internal(format!("copying a tap's descriptor: {e}")))?;
+            nets.push(NetConfig { tap_fd: tap.map(&mut inherit), mac: mac.clone(), mtu: *mtu });
+        }
+        // A clone has said it in its template.
+        let ready = spec.restore.is_none().then_some(ready);
         let config = VmConfig {
             id: spec.id.into(),
             jail: Some(JailConfig { uid: spec.uid, gid: spec.uid, network_fd }),
@@ -106,13 +127,15 @@ impl Vm {
             nets,
             vsock: VsockConfig { cid: GUEST_CID, socket: vsock_socket(spec.dir), host_fd },
             control_socket: control_socket(spec.dir),
+            restore: spec.restore,
+            savable: spec.savable,
         };
         let config_path = config_file(spec.dir);
         let json = serde_json::to_vec_pretty(&config).map_err(|e| Error::Internal(e.to_string()))?;
         std::fs::write(&config_path, json).map_err(|e| Error::io("write", &config_path, e))?;
 
         let process = VmProcess::spawn(&defaults.vmm, &config_path, spec.dir, inherited, spec.door)?;
-        Ok(Vm { dir: spec.dir.to_owned(), ready: Mutex::new(Some(ready)), process })
+        Ok(Vm { dir: spec.dir.to_owned(), ready: Mutex::new(ready), process })
     }
 
     /// Waits until the agent of a VM that was just started listens.
@@ -197,6 +220,11 @@ impl Vm {
         self.request(Request::AttachFs, vec![connection]).await.map(|_| ())
     }
 
+    /// Saves the idle VM, which does not go on after that.
+    pub async fn snapshot(&self, state: OwnedFd, memory: OwnedFd) -> Result<()> {
+        self.request(Request::Snapshot, vec![state, memory]).await.map(|_| ())
+    }
+
     /// Ends the VM: by its control socket, and by SIGKILL when that does not answer.
     pub async fn stop(&self) {
         let asked = self.request(Request::Stop, Vec::new()).await.is_ok();
@@ -227,6 +255,17 @@ pub fn last_words(dir: &Path) -> String {
         String::from_utf8_lossy(&bytes[start..]).trim().to_owned()
     };
     format!("VMM: {:?}; console: {:?}", tail(dir.join("vmm.log")), tail(console_log(dir)))
+}
+
+/// Removes the sockets of a VM that was killed.
+fn clear(dir: &Path) -> Result<()> {
+    for path in [control_socket(dir), vsock_socket(dir)] {
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &path, e)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn config_file(dir: &Path) -> PathBuf {

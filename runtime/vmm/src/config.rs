@@ -45,6 +45,26 @@ pub struct VmConfig {
     pub vsock: VsockConfig,
     /// The control socket that the VMM makes and listens on (mode 0600), see [`crate::control`].
     pub control_socket: PathBuf,
+    /// Where to go on instead of booting. Size and devices must be those of the VM that was saved; `vcpus`, `kernel`,
+    /// `initramfs` and `cmdline` are as they were then, whatever is said here.
+    #[serde(default)]
+    pub restore: Option<RestoreConfig>,
+    /// Whether it may be saved. What that takes of the system is not given to a VM that runs a tenant's code.
+    #[serde(default)]
+    pub savable: bool,
+}
+
+/// The two files that [`crate::control::Request::Snapshot`] has filled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreConfig {
+    /// The machine's state.
+    pub state: PathBuf,
+    /// The guest's memory. It is mapped copy-on-write, and must not change while a VM runs from it.
+    pub memory: PathBuf,
+    /// Whether to read all of the memory first and compare it with its checksum.
+    #[serde(default)]
+    pub verify: bool,
 }
 
 /// What is special about one VMM's confinement. It has to be started as the first process of a PID namespace.
@@ -78,8 +98,10 @@ pub const HOTPLUG_SLOT_MIB: u32 = 128;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetConfig {
-    /// An inherited descriptor of a tap, opened with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`.
-    pub tap_fd: i32,
+    /// An inherited descriptor of a tap, opened with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`. An interface without one
+    /// carries nothing: it is for a VM that is saved and cloned.
+    #[serde(default)]
+    pub tap_fd: Option<i32>,
     /// "02:42:ac:11:00:02"
     pub mac: String,
     /// Bytes; offered to the guest as `VIRTIO_NET_F_MTU`.

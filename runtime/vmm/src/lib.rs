@@ -30,6 +30,8 @@ mod pio;
 #[cfg(feature = "vmm")]
 mod power;
 #[cfg(feature = "vmm")]
+mod snapshot;
+#[cfg(feature = "vmm")]
 mod statistics;
 #[cfg(feature = "vmm")]
 mod sys;

@@ -3,7 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use crate::layout;
-use crate::virtio::MmioTransport;
+use crate::snapshot::SnapshotError;
+use crate::virtio::{MmioTransport, TransportState};
 
 /// The windows, one after the other from [`layout::MMIO_BASE`].
 pub struct MmioBus(Vec<Mutex<MmioTransport>>);
@@ -18,6 +19,34 @@ impl MmioBus {
         let offset = address.checked_sub(layout::MMIO_BASE)?;
         let device = self.0.get(usize::try_from(offset / layout::MMIO_STRIDE).ok()?)?;
         Some((device, offset % layout::MMIO_STRIDE))
+    }
+
+    /// All devices' registers, while no vCPU runs.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Device`]
+    pub fn save(&self) -> Result<Vec<TransportState>, SnapshotError> {
+        let save = |(index, device): (usize, &Mutex<MmioTransport>)| {
+            let saved = device.lock().unwrap_or_else(PoisonError::into_inner).save();
+            saved.map_err(|source| SnapshotError::Device { index, source })
+        };
+        self.0.iter().enumerate().map(save).collect()
+    }
+
+    /// Sets all devices' registers before any vCPU runs.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]
+    pub fn restore(&self, states: &[TransportState]) -> Result<(), SnapshotError> {
+        if states.len() != self.0.len() {
+            let (saved, own) = (states.len(), self.0.len());
+            return Err(SnapshotError::Foreign(format!("it has {saved} virtio devices, and this VM {own}")));
+        }
+        for (index, (device, state)) in self.0.iter().zip(states).enumerate() {
+            let mut device = device.lock().unwrap_or_else(PoisonError::into_inner);
+            device.restore(state).map_err(|source| SnapshotError::Restore { index, source })?;
+        }
+        Ok(())
     }
 
     /// A guest's read; where there is nothing, all ones.

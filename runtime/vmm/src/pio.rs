@@ -2,6 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use vm_superio::serial::SerialState;
+
 use crate::console::Console;
 use crate::layout;
 use crate::power::{self, ExitCell};
@@ -38,6 +40,11 @@ impl Ports {
         } else if matches!(port, layout::SLEEP_CONTROL_PORT..=layout::RESET_PORT | 0x64) {
             data.fill(0);
         }
+    }
+
+    /// The console's registers.
+    pub fn save(&self) -> SerialState {
+        self.console.lock().unwrap_or_else(PoisonError::into_inner).save()
     }
 
     /// Writes out what the console still holds.

@@ -22,6 +22,7 @@ mod network;
 mod process;
 mod restart;
 mod streaming;
+mod templates;
 mod user_namespaces;
 mod volume_kinds;
 mod volumes;
@@ -137,6 +138,7 @@ fn main() -> ExitCode {
         faults: plugin_fails_to_add, plugin_fails_to_delete, no_network_configured, no_kvm, vmm_killed, volume_server_killed;
         isolation: monitors, a_call_that_is_not_allowed, users_run_out, volume_servers;
         restart: pod_goes_on, vmm_dies_meanwhile, killed_in_the_middle;
+        templates: clones_differ, clone_of_own_size;
         volumes: seen_from_both_sides, read_only, propagation, malformed_requests, after_a_restart, share_is_sealed, removed_on_the_host;
         volume_kinds: images, memory, block_device, read_only_device, other_devices;
         cgroups: where_kubelet_says, by_default, figures, found_after_a_restart, both_versions, none_usable, driver_is_told, bad_parents,

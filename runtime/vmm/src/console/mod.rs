@@ -2,7 +2,8 @@
 
 mod ring;
 
-use vm_superio::{Serial, Trigger, serial::NoEvents};
+use vm_superio::serial::{NoEvents, SerialState};
+use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
 pub use ring::RingFile;
@@ -26,6 +27,22 @@ impl Console {
     /// A console that writes to `log` and raises `irq`.
     pub fn new(irq: EventFd, log: RingFile) -> Self {
         Self(Serial::new(Line(irq), log))
+    }
+
+    /// As [`Self::new`], with the registers of a snapshot.
+    ///
+    /// # Errors
+    /// When the registers cannot be.
+    pub fn restore(irq: EventFd, log: RingFile, state: &SerialState) -> std::io::Result<Self> {
+        let serial = Serial::from_state(state, Line(irq), NoEvents, log);
+        Ok(Self(
+            serial.map_err(|error| std::io::Error::other(format!("the snapshot's registers: {error:?}")))?,
+        ))
+    }
+
+    /// Its registers.
+    pub fn save(&self) -> SerialState {
+        self.0.state()
     }
 
     /// A guest's write of one register.

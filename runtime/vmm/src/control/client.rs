@@ -13,6 +13,9 @@ use super::{Reply, Request, Response};
 /// else is quick.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// A snapshot takes as long as its memory takes to be written.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(120);
+
 /// A connection to a VMM.
 #[derive(Debug)]
 pub struct ControlClient(Channel);
@@ -36,6 +39,7 @@ impl ControlClient {
         self.0.send(request, fds, LIMIT)?;
         let patience = match request {
             Request::Resize { patience_ms, .. } => Duration::from_millis((*patience_ms).into()),
+            Request::Snapshot => SNAPSHOT_LIMIT,
             _ => Duration::ZERO,
         };
         let line = self.0.receive(Some(LIMIT + patience))?.ok_or(ControlError::Closed)?;

@@ -1,7 +1,7 @@
 //! The control protocol of a running VMM, over its unix stream socket.
 //!
 //! A client writes one [`Request`] as one line of JSON (at most [`MAX_LINE`] bytes) and reads one
-//! [`Response`] line. Descriptors ([`Request::Attach`], [`Request::AttachFs`]) travel with their
+//! [`Response`] line. Descriptors ([`Request::Attach`], [`Request::AttachFs`], [`Request::Snapshot`]) travel with their
 //! line as `SCM_RIGHTS`.
 //! Requests on one connection are answered in order; a VMM serves several connections. The end of the
 //! connection says that the VMM is gone.
@@ -47,6 +47,10 @@ pub enum Request {
     Resume,
     /// Ends the VM at once, whatever the guest does; answered before the process exits.
     Stop,
+    /// Writes the idle VM to the two descriptors that come along: empty files, open for reading and writing, the first
+    /// for the machine's state and the second for the guest's memory. Clones are made of them
+    /// ([`crate::config::RestoreConfig`]). The vCPUs are stopped by it, and stay so when it has succeeded.
+    Snapshot,
     /// [`Reply::Statistics`].
     Statistics,
     /// Asks the guest to have so much memory, [`Reply::Memory`] tells how much it has. It gives memory back as far and

@@ -36,6 +36,10 @@ const LOOP: &[c_long] = &[libc::SYS_epoll_wait, libc::SYS_epoll_pwait, libc::SYS
 /// Talking to the volumes' server over the connection that there is.
 const SERVER: &[c_long] = &[libc::SYS_sendmsg, libc::SYS_recvmsg];
 
+/// Saving a VM, which no tenant's code has run in: what KVM knows of it, and two files.
+const SAVE: &[c_long] =
+    &[libc::SYS_ioctl, libc::SYS_pread64, libc::SYS_pwrite64, libc::SYS_lseek, libc::SYS_fsync];
+
 /// ioctl's second argument.
 const REQUEST: u8 = 1;
 
@@ -64,11 +68,11 @@ pub struct Filters {
 }
 
 impl Filters {
-    /// Makes them.
+    /// Makes them, with what it takes to save the VM if it is `savable`.
     ///
     /// # Errors
     /// When a list cannot be expressed.
-    pub fn new() -> Result<Self, JailError> {
+    pub fn new(savable: bool) -> Result<Self, JailError> {
         Ok(Self {
             main: every().allow(CONSOLE).compile()?,
             signals: every().allow(&[libc::SYS_rt_sigtimedwait]).compile()?,
@@ -77,7 +81,7 @@ impl Filters {
             fs: every().allow(LOOP).compile()?,
             block: block().compile()?,
             memory: memory().compile()?,
-            control: control().compile()?,
+            control: if savable { control().allow(SAVE) } else { control() }.compile()?,
         })
     }
 }
@@ -168,7 +172,8 @@ mod tests {
 
     #[test]
     fn every_list_can_be_expressed() {
-        Filters::new().unwrap();
+        Filters::new(false).unwrap();
+        Filters::new(true).unwrap();
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub fn begin(config: &VmConfig) -> Result<(), ConfinementError> {
         }
         _ => {}
     }
-    let taps = config.nets.iter().map(|net| net.tap_fd);
+    let taps = config.nets.iter().filter_map(|net| net.tap_fd);
     let network = config.jail.iter().filter_map(|jail| jail.network_fd);
     let kept: Vec<_> = taps.chain(network).chain(config.vsock.host_fd).collect();
     Ok(descriptors::close_all_but(&kept)?)

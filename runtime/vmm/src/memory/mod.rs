@@ -10,7 +10,8 @@ use kvm_ioctls::VmFd;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use vm_memory::mmap::FromRangesError;
 use vm_memory::{
-    Address, FileOffset, GuestAddress, GuestMemoryAtomic, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    Address, FileOffset, GuestAddress, GuestMemoryAtomic, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionMmap, MmapRegion,
 };
 
 pub use hotplug::{HotplugError, Region, SLOT_BYTES};
@@ -72,6 +73,7 @@ pub struct Ram {
     /// What the guest has.
     pub memory: Memory,
     boot: Vec<Mapped>,
+    /// In memory: all of it, or for a clone what can be plugged.
     file: Arc<File>,
     /// Where in the file the part begins that can be plugged.
     hotplug_offset: u64,
@@ -96,6 +98,36 @@ impl Ram {
         let regions = boot.iter().map(|mapped| Arc::clone(mapped.region())).collect();
         let memory = GuestMemoryMmap::from_arc_regions(regions).map_err(|e| failed(e.into()))?;
         Ok(Self { memory: Memory::new(memory), boot, file, hotplug_offset })
+    }
+
+    /// The memory of a clone: `saved` copy-on-write, which is of that size, with room for `hotplug_mib` MiB more.
+    ///
+    /// # Errors
+    /// [`MemoryError::File`], [`MemoryError::Map`].
+    pub fn restored(saved: File, mib: u32, hotplug_mib: u32) -> Result<Self, MemoryError> {
+        let file = file(u64::from(hotplug_mib) << 20);
+        let file = Arc::new(file.map_err(|source| MemoryError::File { mib, source })?);
+        let failed = |source: FromRangesError| MemoryError::Map { mib, source };
+        let saved = Arc::new(saved);
+        let (mut boot, mut offset) = (Vec::new(), 0);
+        for (start, length) in ranges(u64::from(mib) << 20) {
+            let place = FileOffset::from_arc(Arc::clone(&saved), offset);
+            let (access, flags) =
+                (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_NORESERVE);
+            let mapping = MmapRegion::build(Some(place), length, access, flags);
+            let region = mapping.map_err(|error| failed(error.into()))?;
+            let region = GuestRegionMmap::new(region, start);
+            boot.push(Mapped::new(region.ok_or_else(|| failed(FromRangesError::InvalidGuestRegion))?));
+            offset += length as u64;
+        }
+        let regions = boot.iter().map(|mapped| Arc::clone(mapped.region())).collect();
+        let memory = GuestMemoryMmap::from_arc_regions(regions).map_err(|e| failed(e.into()))?;
+        Ok(Self { memory: Memory::new(memory), boot, file, hotplug_offset: 0 })
+    }
+
+    /// The file that a VM which was booted has its memory in, from its beginning.
+    pub fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
     }
 
     /// Tells KVM of the memory that the guest boots with; memslots are numbered from 0 on.

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::VmFd;
+use kvm_bindings::{kvm_userspace_memory_region, kvm_xsave};
+use kvm_ioctls::{Cap, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryRegion, GuestRegionMmap};
 
 /// A region of guest memory that stays mapped until the process ends, whoever else lets go of it.
@@ -59,4 +59,18 @@ pub fn prefer_huge_pages(region: &GuestRegionMmap) {
     // SAFETY: the range is the region's own mapping, which lives as long as the borrow, and the advice changes
     // nothing about its content.
     unsafe { libc::madvise(region.as_ptr().cast(), region.len() as usize, libc::MADV_HUGEPAGE) };
+}
+
+/// Sets a vCPU's extended state.
+///
+/// # Errors
+/// What KVM says, and ENOTSUP if this KVM's is larger than the structure.
+pub fn set_xsave(vm: &VmFd, vcpu: &VcpuFd, state: &kvm_xsave) -> Result<(), kvm_ioctls::Error> {
+    // 0 where KVM does not tell: it is of the structure's size then.
+    let bytes = usize::try_from(vm.check_extension_int(Cap::Xsave2)).unwrap_or(0);
+    if bytes > size_of::<kvm_xsave>() {
+        return Err(kvm_ioctls::Error::new(libc::ENOTSUP));
+    }
+    // SAFETY: KVM reads as many bytes as the capability says, which are no more than the structure has.
+    unsafe { vcpu.set_xsave(state) }
 }

@@ -3,7 +3,7 @@
 mod gate;
 
 use std::io;
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ pub struct Machine {
 /// The running vCPUs.
 pub struct Vcpus {
     threads: Vec<JoinHandle<()>>,
+    /// Each held by its thread while it is in the guest.
+    vcpus: Vec<Arc<Mutex<VcpuFd>>>,
     gate: Arc<Gate>,
 }
 
@@ -58,19 +60,21 @@ impl Vcpus {
             .map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
         let gate = Arc::new(Gate::new(vcpus.len()));
         let mut threads = Vec::new();
-        for (index, mut vcpu) in vcpus.into_iter().enumerate() {
-            let (machine, gate, start) = (machine.clone(), gate.clone(), start.clone());
+        let vcpus: Vec<_> = vcpus.into_iter().map(|vcpu| Arc::new(Mutex::new(vcpu))).collect();
+        for (index, vcpu) in vcpus.iter().enumerate() {
+            let (vcpu, machine, gate, start) =
+                (Arc::clone(vcpu), machine.clone(), gate.clone(), start.clone());
             threads.push(jail::start(&format!("vcpu{index}"), filter, move || {
                 start.wait();
-                let end = run(&mut vcpu, &machine, &gate);
+                let end = run(&vcpu, &machine, &gate);
                 gate.leave();
                 machine.exit.set(end);
             })?);
         }
-        Ok(Self { threads, gate })
+        Ok(Self { threads, vcpus, gate })
     }
 
-    /// Stops the vCPUs; returns when none is in the guest.
+    /// Stops the vCPUs; returns when none is in the guest and each has done what it was about to do.
     pub fn pause(&self) {
         self.gate.close();
         while !self.gate.wait_empty(KICK_AGAIN) {
@@ -89,51 +93,102 @@ impl Vcpus {
     pub fn paused(&self) -> bool {
         self.gate.is_closed()
     }
+
+    /// The vCPUs, of use while they are stopped.
+    pub fn stopped(&self) -> impl Iterator<Item = MutexGuard<'_, VcpuFd>> {
+        self.vcpus.iter().map(|vcpu| lock(vcpu))
+    }
+}
+
+fn lock(vcpu: &Mutex<VcpuFd>) -> MutexGuard<'_, VcpuFd> {
+    vcpu.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Why a vCPU is out of the guest.
+enum Left {
+    /// It did something that has been served.
+    Served,
+    /// The host wanted it out.
+    Interrupted,
+    /// The VM ends.
+    Ended(Exit),
 }
 
 /// Runs until the VM ends.
-fn run(vcpu: &mut VcpuFd, machine: &Machine, gate: &Gate) -> Exit {
-    let counters = &machine.counters;
+fn run(vcpu: &Mutex<VcpuFd>, machine: &Machine, gate: &Gate) -> Exit {
     loop {
-        gate.pass();
-        match vcpu.run() {
-            Ok(VcpuExit::IoOut(port, data)) => {
-                counters.exits_io.add(1);
-                machine.ports.write(port, data);
-                // A vCPU that ended the VM must not run on: the guest believes it is off.
-                if machine.exit.is_set() {
-                    return Exit::Stopped;
-                }
+        while gate.is_closed() {
+            if let Some(end) = settle(&mut lock(vcpu), machine) {
+                return end;
             }
-            Ok(VcpuExit::IoIn(port, data)) => {
-                counters.exits_io.add(1);
-                machine.ports.read(port, data);
-            }
-            Ok(VcpuExit::MmioRead(address, data)) => {
-                counters.exits_mmio.add(1);
-                machine.mmio.read(address, data);
-            }
-            Ok(VcpuExit::MmioWrite(address, data)) => {
-                counters.exits_mmio.add(1);
-                machine.mmio.write(address, data);
-            }
-            Ok(VcpuExit::Shutdown) => return Exit::TripleFault,
-            Ok(VcpuExit::SystemEvent(event, _)) => return system_event(event),
-            Ok(VcpuExit::FailEntry(reason, cpu)) => {
-                return Exit::Failed(format!("KVM cannot enter the guest on CPU {cpu}: reason {reason:#x}"));
-            }
-            Ok(VcpuExit::InternalError) => {
-                let at = vcpu.get_regs().map_or(0, |registers| registers.rip);
-                return Exit::Failed(format!("KVM cannot emulate the guest's instruction at {at:#x}"));
-            }
-            Ok(VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => counters.exits_interrupted.add(1),
-            Ok(_) => counters.exits_other.add(1),
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
-                counters.exits_interrupted.add(1);
-            }
-            Err(error) => return Exit::Failed(format!("KVM_RUN: {error}")),
+            gate.pass();
+        }
+        if let Left::Ended(end) = enter(&mut lock(vcpu), machine) {
+            return end;
         }
     }
+}
+
+/// Has KVM finish the access that it left the guest for, without going on: what its registers say is whole then
+/// (Documentation/virt/kvm/api.rst, KVM_RUN).
+fn settle(vcpu: &mut VcpuFd, machine: &Machine) -> Option<Exit> {
+    vcpu.set_kvm_immediate_exit(1);
+    let end = loop {
+        match enter(vcpu, machine) {
+            Left::Served => {}
+            Left::Interrupted => break None,
+            Left::Ended(end) => break Some(end),
+        }
+    };
+    vcpu.set_kvm_immediate_exit(0);
+    end
+}
+
+/// Enters the guest once and serves what it comes back with.
+fn enter(vcpu: &mut VcpuFd, machine: &Machine) -> Left {
+    let counters = &machine.counters;
+    match vcpu.run() {
+        Ok(VcpuExit::IoOut(port, data)) => {
+            counters.exits_io.add(1);
+            machine.ports.write(port, data);
+            // A vCPU that ended the VM must not run on: the guest believes it is off.
+            if machine.exit.is_set() {
+                return Left::Ended(Exit::Stopped);
+            }
+        }
+        Ok(VcpuExit::IoIn(port, data)) => {
+            counters.exits_io.add(1);
+            machine.ports.read(port, data);
+        }
+        Ok(VcpuExit::MmioRead(address, data)) => {
+            counters.exits_mmio.add(1);
+            machine.mmio.read(address, data);
+        }
+        Ok(VcpuExit::MmioWrite(address, data)) => {
+            counters.exits_mmio.add(1);
+            machine.mmio.write(address, data);
+        }
+        Ok(VcpuExit::Shutdown) => return Left::Ended(Exit::TripleFault),
+        Ok(VcpuExit::SystemEvent(event, _)) => return Left::Ended(system_event(event)),
+        Ok(VcpuExit::FailEntry(reason, cpu)) => {
+            let text = format!("KVM cannot enter the guest on CPU {cpu}: reason {reason:#x}");
+            return Left::Ended(Exit::Failed(text));
+        }
+        Ok(VcpuExit::InternalError) => {
+            let at = vcpu.get_regs().map_or(0, |registers| registers.rip);
+            return Left::Ended(Exit::Failed(format!(
+                "KVM cannot emulate the guest's instruction at {at:#x}"
+            )));
+        }
+        Ok(VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => counters.exits_interrupted.add(1),
+        Ok(_) => counters.exits_other.add(1),
+        Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+            counters.exits_interrupted.add(1);
+            return Left::Interrupted;
+        }
+        Err(error) => return Left::Ended(Exit::Failed(format!("KVM_RUN: {error}"))),
+    }
+    Left::Served
 }
 
 fn system_event(event: u32) -> Exit {

@@ -81,6 +81,12 @@ impl Interrupt {
         self.0.status.load(Ordering::SeqCst)
     }
 
+    /// Puts `Status` and `InterruptStatus` back to what they were in a snapshot.
+    pub fn restore(&self, status: u32, reasons: u32) {
+        self.0.status.store(status, Ordering::SeqCst);
+        self.0.reasons.store(reasons, Ordering::SeqCst);
+    }
+
     /// Sets bits of `Status`.
     pub fn add_status(&self, bits: u32) {
         self.0.status.fetch_or(bits, Ordering::SeqCst);

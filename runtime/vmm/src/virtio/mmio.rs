@@ -12,6 +12,8 @@ use super::worker::WorkerHandle;
 use super::{Activation, BoxedDevice, F_EVENT_IDX, F_VERSION_1, Identity, Interrupt, VirtQueue};
 use crate::memory::Memory;
 
+pub use saved::{RestoreError, SaveError, TransportState};
+
 mod register {
     pub const MAGIC: u64 = 0x000;
     pub const VERSION: u64 = 0x004;
@@ -283,7 +285,7 @@ impl MmioTransport {
         };
         // What an earlier driver left behind must not wake the device.
         self.kicks.iter().for_each(|kick| drop(kick.read()));
-        match self.start(device) {
+        match self.start(device, false) {
             Ok(id) => {
                 self.place = Place::Active(id);
                 self.interrupt.add_status(status::DRIVER_OK);
@@ -297,6 +299,7 @@ impl MmioTransport {
     fn start(
         &mut self,
         mut device: BoxedDevice,
+        restored: bool,
     ) -> Result<SubscriberId, Box<dyn std::error::Error + Send + Sync>> {
         let mut queues = Vec::new();
         for (queue, kick) in self.queues.iter_mut().zip(&self.kicks) {
@@ -312,6 +315,7 @@ impl MmioTransport {
             features: self.driver_features,
             queues,
             interrupt: self.interrupt.clone(),
+            restored,
         });
         Ok(self.worker.add(device)?)
     }
@@ -347,5 +351,6 @@ fn half(features: u64, select: u32) -> u32 {
     }
 }
 
+mod saved;
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ mod worker;
 use std::sync::Arc;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
-use virtio_queue::{Queue, QueueT};
+use virtio_queue::{Queue, QueueState, QueueT};
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
@@ -19,7 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 pub use chain::{Chain, ChainError};
 pub use config_space::ConfigSpace;
 pub use interrupt::Interrupt;
-pub use mmio::{MmioTransport, QUEUE_NOTIFY, TransportError};
+pub use mmio::{MmioTransport, QUEUE_NOTIFY, RestoreError, SaveError, TransportError, TransportState};
 pub use worker::{Worker, WorkerError, WorkerHandle};
 
 use crate::memory::Memory;
@@ -45,7 +45,18 @@ pub trait Device: MutEventSubscriber + Send {
 
     /// Stops: everything that the driver has given is forgotten. Nothing is in flight when this returns.
     fn deactivate(&mut self);
+
+    /// What a snapshot has to hold of the queues of a device that its driver runs.
+    ///
+    /// # Errors
+    /// [`Busy`] when the device has something that a snapshot cannot hold.
+    fn save(&self) -> Result<Vec<QueueState>, Busy>;
 }
+
+/// What of a device no snapshot can hold, for a person.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Busy(pub String);
 
 /// A device of any kind.
 pub type BoxedDevice = Box<dyn Device>;
@@ -70,6 +81,8 @@ pub struct Activation {
     pub queues: Vec<VirtQueue>,
     /// To the driver.
     pub interrupt: Interrupt,
+    /// The driver has set all up in the VM that this one is a clone of.
+    pub restored: bool,
 }
 
 impl Activation {
@@ -80,6 +93,11 @@ impl Activation {
                 self.interrupt.needs_reset(&format_args!("its queue {number} cannot be watched: {error}"));
             }
         }
+    }
+
+    /// Where the queues are.
+    pub fn queue_states(&self) -> Vec<QueueState> {
+        self.queues.iter().map(|queue| queue.queue.state()).collect()
     }
 
     /// The driver broke the rules: the device hears no more kicks, and says that it needs a reset.

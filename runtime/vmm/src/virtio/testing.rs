@@ -92,5 +92,5 @@ pub fn activation(memory: &Memory, queues: u64, features: u64) -> Activation {
             VirtQueue::for_test(queue, memory.clone(), interrupt.clone())
         })
         .collect();
-    Activation { features, queues, interrupt }
+    Activation { features, queues, interrupt, restored: false }
 }

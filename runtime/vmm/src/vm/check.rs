@@ -128,7 +128,8 @@ fn check(config: &VmConfig) -> Result<(), ConfigError> {
 
 /// Each is taken once, and those below 3 are standard input, output and error.
 fn check_descriptors(config: &VmConfig) -> Result<(), ConfigError> {
-    let taps = config.nets.iter().enumerate().map(|(n, net)| (format!("nets[{n}].tap_fd"), net.tap_fd));
+    let taps = config.nets.iter().enumerate();
+    let taps = taps.filter_map(|(n, net)| Some((format!("nets[{n}].tap_fd"), net.tap_fd?)));
     let network = config.jail.iter().filter_map(|jail| Some(("jail.network_fd".into(), jail.network_fd?)));
     let host = config.vsock.host_fd.map(|fd| ("vsock.host_fd".into(), fd));
     let mut seen = Vec::new();

@@ -16,6 +16,7 @@ use crate::devices::block::{Medium, MediumError, Slot, SlotError};
 use crate::devices::fs::{Share, ShareError};
 use crate::devices::mem::Plug;
 use crate::power::{Exit, ExitCell};
+use crate::snapshot::{Saver, SnapshotError};
 use crate::statistics;
 use crate::vcpu::Vcpus;
 use crate::{fact, jail};
@@ -33,6 +34,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 pub struct Vm {
     /// Locked while they stop, so that no resume comes between.
     vcpus: Mutex<Vcpus>,
+    saver: Saver,
     slots: Vec<Arc<Slot>>,
     share: Arc<Share>,
     /// With the memory that the guest booted with, MiB.
@@ -52,6 +54,8 @@ enum Refusal {
     Slot(#[from] SlotError),
     #[error(transparent)]
     Share(#[from] ShareError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     #[error("the VM's memory cannot be resized: its configuration has no hotplug")]
     NoHotplug,
     #[error("memory of {asked} MiB is more than the {most} MiB that the VM can have (hotplug.limit_mib)")]
@@ -64,13 +68,14 @@ impl Vm {
     /// A running VM.
     pub fn new(
         vcpus: Vcpus,
+        saver: Saver,
         slots: Vec<Arc<Slot>>,
         share: Arc<Share>,
         plug: Option<(Arc<Plug>, u32)>,
         counters: statistics::Shared,
         exit: ExitCell,
     ) -> Self {
-        Self { vcpus: Mutex::new(vcpus), slots, share, plug, counters, exit }
+        Self { vcpus: Mutex::new(vcpus), saver, slots, share, plug, counters, exit }
     }
 
     fn slot(&self, slot: u8) -> Result<&Slot, Refusal> {
@@ -102,10 +107,23 @@ impl Vm {
         Ok(boot_mib.saturating_add(mib(plug.resize(beyond, patience.min(MAX_PATIENCE)))))
     }
 
+    fn snapshot(&self, fds: Vec<OwnedFd>) -> Result<(), Refusal> {
+        let Ok([state, memory]) = <[OwnedFd; 2]>::try_from(fds) else { return Ok(()) };
+        let vcpus = self.vcpus.lock().unwrap_or_else(PoisonError::into_inner);
+        let ran = !vcpus.paused();
+        vcpus.pause();
+        let saved = self.saver.save(vcpus.stopped(), state, memory);
+        if saved.is_err() && ran {
+            vcpus.resume();
+        }
+        Ok(saved?)
+    }
+
     fn serve(&self, request: Request, fds: Vec<OwnedFd>) -> Result<Reply, Refusal> {
         let wanted = match request {
             Request::Attach { .. } => None,
             Request::AttachFs => Some((1, "one")),
+            Request::Snapshot => Some((2, "two")),
             _ => Some((0, "none")),
         };
         if let Some((_, wanted)) = wanted.filter(|(number, _)| *number != fds.len()) {
@@ -125,6 +143,7 @@ impl Vm {
             Request::Attach { slot, read_only, extents } => self.attach(slot, read_only, &extents, fds)?,
             Request::AttachFs => fds.into_iter().try_for_each(|fd| self.share.attach(fd))?,
             Request::Detach { slot } => self.slot(slot)?.detach()?,
+            Request::Snapshot => self.snapshot(fds)?,
             Request::Pause => vcpus().pause(),
             Request::Resume => vcpus().resume(),
             // The end itself follows the answer.

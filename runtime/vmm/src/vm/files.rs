@@ -11,6 +11,7 @@ use crate::boot::Image;
 use crate::config::VmConfig;
 use crate::console::RingFile;
 use crate::devices::vsock;
+use crate::snapshot::SnapshotFiles;
 
 /// Open files and sockets.
 pub struct Files {
@@ -26,6 +27,8 @@ pub struct Files {
     pub vsock: UnixListener,
     /// `control_socket`.
     pub control: UnixListener,
+    /// `restore`.
+    pub snapshot: Option<SnapshotFiles>,
 }
 
 impl Files {
@@ -44,6 +47,7 @@ impl Files {
                 .map_err(|source| DeviceError::Socket { path: config.vsock.socket.clone(), source })?,
             control: super::control::listen(&config.control_socket)
                 .map_err(|source| VmError::Control { path: config.control_socket.clone(), source })?,
+            snapshot: config.restore.as_ref().map(SnapshotFiles::open).transpose()?,
         })
     }
 }

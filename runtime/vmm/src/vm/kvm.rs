@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use kvm_bindings::CpuId;
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use vm_memory::GuestAddress;
 
@@ -44,6 +45,8 @@ impl KvmError {
 /// KVM and a VM of it without vCPUs.
 pub struct Machine {
     kvm: Kvm,
+    /// What guests may see of the host's CPUs.
+    pub cpuid: CpuId,
     /// The VM.
     pub vm: Arc<VmFd>,
 }
@@ -74,22 +77,31 @@ impl Machine {
             .map_err(KvmError::call("placing the identity map"))?;
         vm.set_tss_address(layout::KVM_TSS).map_err(KvmError::call("placing the TSS"))?;
         vm.create_irq_chip().map_err(KvmError::call("making the interrupt controllers"))?;
-        Ok(Self { kvm, vm: Arc::new(vm) })
+        let cpuid = cpuid::supported(&kvm).map_err(KvmError::call("asking for CPUID"))?;
+        Ok(Self { kvm, cpuid, vm: Arc::new(vm) })
     }
 
-    /// Makes `count` vCPUs, the first of which starts at `entry`.
+    /// The numbers of the model-specific registers that KVM can save.
     ///
     /// # Errors
     /// [`KvmError`].
-    pub fn vcpus(&self, count: u8, entry: GuestAddress) -> Result<Vec<VcpuFd>, KvmError> {
-        let supported = cpuid::supported(&self.kvm).map_err(KvmError::call("asking for CPUID"))?;
+    pub fn msrs(&self) -> Result<Vec<u32>, KvmError> {
+        let list = self.kvm.get_msr_index_list().map_err(KvmError::call("listing registers"))?;
+        Ok(list.as_slice().to_vec())
+    }
+
+    /// Makes `count` vCPUs, the first of which starts at `entry`; without one it has to be given a state.
+    ///
+    /// # Errors
+    /// [`KvmError`].
+    pub fn vcpus(&self, count: u8, entry: Option<GuestAddress>) -> Result<Vec<VcpuFd>, KvmError> {
         (0..count)
             .map(|id| {
                 let vcpu = self.vm.create_vcpu(id.into()).map_err(KvmError::call("making a vCPU"))?;
-                let cpuid = cpuid::for_vcpu(&supported, id, count).map_err(KvmError::call("CPUID"))?;
+                let cpuid = cpuid::for_vcpu(&self.cpuid, id, count).map_err(KvmError::call("CPUID"))?;
                 vcpu.set_cpuid2(&cpuid).map_err(KvmError::call("setting CPUID"))?;
                 registers::set_common_state(&vcpu).map_err(KvmError::call("setting registers"))?;
-                if id == 0 {
+                if let Some(entry) = entry.filter(|_| id == 0) {
                     registers::set_boot_state(&vcpu, entry)
                         .map_err(KvmError::call("setting boot registers"))?;
                 }

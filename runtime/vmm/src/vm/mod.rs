@@ -25,6 +25,7 @@ use crate::memory::{MemoryError, Ram};
 use crate::mmio_bus::MmioBus;
 use crate::pio::Ports;
 use crate::power::ExitCell;
+use crate::snapshot::{Saver, Snapshot, SnapshotError};
 use crate::statistics;
 use crate::sys;
 use crate::vcpu::{Machine, Vcpus};
@@ -47,6 +48,8 @@ pub enum VmError {
     Kvm(#[from] KvmError),
     #[error(transparent)]
     Device(#[from] DeviceError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     #[error("the console's log {path} (console_log): {source}", path = path.display())]
     Console { path: PathBuf, source: io::Error },
     #[error("the control socket {path} (control_socket): {source}", path = path.display())]
@@ -65,33 +68,51 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
     sys::hold_termination().map_err(VmError::Threads)?;
     let files = Files::open(config)?;
     jail::enter(config)?;
-    let filters = Filters::new().map_err(ConfinementError::from)?;
+    let filters = Filters::new(config.savable).map_err(ConfinementError::from)?;
     let exit = ExitCell::default();
     let counters = statistics::Shared::default();
 
-    let ram = Ram::new(config.memory_mib, config.hotplug.as_ref().map_or(0, |hotplug| hotplug.limit_mib))?;
+    let saved = files.snapshot.map(|files| Snapshot::read(files, config)).transpose()?;
+    let ram = ram(config, saved.as_ref())?;
     let memory = ram.memory.memory();
-    let cmdline = boot::cmdline(config)?;
-    let entry = boot::load(&memory, files.kernel, files.initramfs, &cmdline)?;
+    let entry = match saved {
+        Some(_) => None,
+        None => Some(boot::load(&memory, files.kernel, files.initramfs, &boot::cmdline(config)?)?),
+    };
     let machine = kvm::Machine::new(files.kvm, &ram)?;
     let devices = devices::build(config, &machine.vm, &ram, &counters, &exit, &filters, files.vsock)?;
-    acpi::write(&memory, config.max_vcpus, devices.transports.len())?;
-    registers::write_tables(&memory)?;
-    let console = console(files.console, config, &machine)?;
+    if saved.is_none() {
+        acpi::write(&memory, config.max_vcpus, devices.transports.len())?;
+        registers::write_tables(&memory)?;
+    }
+    let console = console(files.console, config, &machine, saved.as_ref())?;
     let ports = Arc::new(Ports::new(console, exit.clone()));
     let vcpus = machine.vcpus(config.max_vcpus, entry)?;
-
-    let world = Machine {
+    let mmio = Arc::new(MmioBus::new(devices.transports));
+    if let Some(saved) = &saved {
+        saved.apply(&machine.vm, &machine.cpuid, &vcpus, &mmio)?;
+        if let Some(plug) = &devices.plug {
+            plug.announce();
+        }
+    }
+    let saver = Saver {
+        vm: Arc::clone(&machine.vm),
+        cpuid: machine.cpuid.clone(),
+        msrs: machine.msrs()?,
+        mmio: Arc::clone(&mmio),
         ports: Arc::clone(&ports),
-        mmio: Arc::new(MmioBus::new(devices.transports)),
-        exit: exit.clone(),
-        counters: counters.clone(),
+        memory: saved.is_none().then(|| ram.file()),
+        shape: Saver::shape(config),
+        savable: config.savable,
     };
+
+    let world = Machine { ports: Arc::clone(&ports), mmio, exit: exit.clone(), counters: counters.clone() };
     // The guest's first instruction comes when every thread is held to its system calls.
     let confined = Arc::new(Barrier::new(vcpus.len() + 1));
     let vcpus = Vcpus::start(vcpus, &world, &filters.vcpu, &confined).map_err(VmError::Threads)?;
     let vm = control::Vm::new(
         vcpus,
+        saver,
         devices.slots,
         devices.share,
         devices.plug.map(|plug| (plug, config.memory_mib)),
@@ -108,14 +129,30 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
     Ok(end)
 }
 
-fn console(log: RingFile, config: &VmConfig, machine: &kvm::Machine) -> Result<Console, VmError> {
+fn ram(config: &VmConfig, saved: Option<&Snapshot>) -> Result<Ram, VmError> {
+    let hotplug_mib = config.hotplug.as_ref().map_or(0, |hotplug| hotplug.limit_mib);
+    Ok(match saved {
+        Some(saved) => Ram::restored(saved.memory()?, config.memory_mib, hotplug_mib)?,
+        None => Ram::new(config.memory_mib, hotplug_mib)?,
+    })
+}
+
+fn console(
+    log: RingFile,
+    config: &VmConfig,
+    machine: &kvm::Machine,
+    saved: Option<&Snapshot>,
+) -> Result<Console, VmError> {
     let failed = |source| VmError::Console { path: config.console_log.clone(), source };
     let line = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(failed)?;
     machine
         .vm
         .register_irqfd(&line, layout::SERIAL_IRQ)
         .map_err(KvmError::call("registering the console's interrupt"))?;
-    Ok(Console::new(line, log))
+    match saved {
+        Some(saved) => Console::restore(line, log, &saved.serial()).map_err(failed),
+        None => Ok(Console::new(line, log)),
+    }
 }
 
 fn end_on_termination(exit: ExitCell, filters: &Filters) -> io::Result<()> {

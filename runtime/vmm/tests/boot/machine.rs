@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use husk_vmm::config::{HotplugConfig, JailConfig, NetConfig, VmConfig, VsockConfig};
+use husk_vmm::config::{HotplugConfig, JailConfig, NetConfig, RestoreConfig, VmConfig, VsockConfig};
 use husk_vmm::control::client::{ControlClient, ControlError};
 use husk_vmm::control::{Extent, Reply, Request, Statistics};
 use husk_vmm::host_ports;
@@ -63,6 +63,8 @@ pub fn config(dir: &Path) -> VmConfig {
         nets: Vec::new(),
         vsock: VsockConfig { cid: 3, socket: dir.join("vsock.sock"), host_fd: None },
         control_socket: dir.join("control.sock"),
+        restore: None,
+        savable: true,
     }
 }
 
@@ -93,6 +95,16 @@ impl Machine {
     /// Boots a VM.
     pub fn boot_with(nets: Vec<NetConfig>) -> Self {
         Self::boot_changed(|config| config.nets = nets)
+    }
+
+    /// A VM that goes on from a snapshot: its VMM has started, and the guest may not have answered yet.
+    pub fn clone_of(restore: RestoreConfig, change: impl FnOnce(&mut VmConfig)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path());
+        config.restore = Some(restore);
+        change(&mut config);
+        let process = start(&config, dir.path());
+        Self { dir, process, up_after: Duration::ZERO }
     }
 
     /// Boots a VM whose description is changed first.

@@ -19,6 +19,7 @@ mod machine;
 mod network;
 mod refusals;
 mod resize;
+mod snapshot;
 mod sockets;
 
 type Test = (&'static str, fn());
@@ -30,6 +31,7 @@ const TESTS: &[&[Test]] = &[
     sockets::TESTS,
     network::TESTS,
     resize::TESTS,
+    snapshot::TESTS,
     ends::TESTS,
     confinement::TESTS,
     figures::TESTS,

@@ -42,7 +42,7 @@ fn tap(name: &str) -> File {
 
 fn reach_each_other() {
     let tap = tap("husk-test0");
-    let net = NetConfig { tap_fd: tap.as_raw_fd(), mac: "02:42:0a:63:00:02".to_owned(), mtu: 1400 };
+    let net = NetConfig { tap_fd: Some(tap.as_raw_fd()), mac: "02:42:0a:63:00:02".to_owned(), mtu: 1400 };
     let machine = Machine::boot_with(vec![net]);
     drop(tap);
     machine.output("busybox ip addr add 10.99.0.2/24 dev eth0 && busybox ip link set eth0 up");

@@ -27,7 +27,7 @@ fn says_why() {
     refused("jail.network_fd", |config, _| config.jail.as_mut().unwrap().network_fd = Some(77));
     refused("nets[].tap_fd", |config, _| {
         let mac = "02:00:00:00:00:01".to_owned();
-        config.nets.push(husk_vmm::config::NetConfig { tap_fd: 77, mac, mtu: 1500 });
+        config.nets.push(husk_vmm::config::NetConfig { tap_fd: Some(77), mac, mtu: 1500 });
     });
 }
 

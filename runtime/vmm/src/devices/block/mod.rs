@@ -13,13 +13,14 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX,
     VIRTIO_BLK_F_WRITE_ZEROES,
 };
+use virtio_queue::QueueState;
 
 pub use medium::{Medium, MediumError};
 pub use slot::{Slot, SlotError};
 
 use crate::config::slot_serial;
 use crate::statistics;
-use crate::virtio::{Activation, ConfigSpace, Device, F_COMMON, Identity, QueueError};
+use crate::virtio::{Activation, Busy, ConfigSpace, Device, F_COMMON, Identity, QueueError};
 use request::Outcome;
 
 /// `VIRTIO_ID_BLOCK`.
@@ -109,6 +110,13 @@ impl Device for Block {
 
     fn deactivate(&mut self) {
         self.active = None;
+    }
+
+    fn save(&self) -> Result<Vec<QueueState>, Busy> {
+        if self.slot.medium().is_some() {
+            return Err(Busy(format!("block slot {} holds a medium", self.slot.number())));
+        }
+        Ok(self.active.as_ref().map(Activation::queue_states).unwrap_or_default())
     }
 }
 

@@ -14,11 +14,12 @@ mod share;
 use std::sync::Arc;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
+use virtio_queue::QueueState;
 use vmm_sys_util::epoll::EventSet;
 
 pub use share::{Share, ShareError};
 
-use crate::virtio::{Activation, ConfigSpace, Device, F_COMMON, Identity};
+use crate::virtio::{Activation, Busy, ConfigSpace, Device, F_COMMON, Identity};
 
 /// `VIRTIO_ID_FS`.
 const ID: u32 = 26;
@@ -62,6 +63,13 @@ impl Device for Fs {
     fn deactivate(&mut self) {
         self.active = None;
         self.share.driver_is_gone();
+    }
+
+    fn save(&self) -> Result<Vec<QueueState>, Busy> {
+        if self.share.is_attached() {
+            return Err(Busy("the file system device has a server".to_owned()));
+        }
+        Ok(self.active.as_ref().map(Activation::queue_states).unwrap_or_default())
     }
 }
 

@@ -75,6 +75,11 @@ impl Share {
         }
     }
 
+    /// Is there a server, or somebody who talks to one?
+    pub(super) fn is_attached(&self) -> bool {
+        !matches!(self.state().server, Place::Free)
+    }
+
     /// Carries requests and answers between the guest's queues and the server, if there is one.
     ///
     /// # Errors

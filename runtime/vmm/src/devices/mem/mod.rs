@@ -11,10 +11,11 @@ mod request;
 use std::sync::Arc;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
+use virtio_queue::QueueState;
 
 pub use plug::Plug;
 
-use crate::virtio::{Activation, Device, F_COMMON, Identity, QueueError};
+use crate::virtio::{Activation, Busy, Device, F_COMMON, Identity, QueueError};
 
 /// `VIRTIO_ID_MEM`.
 const ID: u32 = 24;
@@ -57,6 +58,13 @@ impl Device for Mem {
     /// What is plugged stays: a driver that comes back finds it in the configuration.
     fn deactivate(&mut self) {
         self.active = None;
+    }
+
+    fn save(&self) -> Result<Vec<QueueState>, Busy> {
+        match self.plug.plugged() {
+            0 => Ok(self.active.as_ref().map(Activation::queue_states).unwrap_or_default()),
+            bytes => Err(Busy(format!("{} MiB of memory are plugged", bytes >> 20))),
+        }
     }
 }
 

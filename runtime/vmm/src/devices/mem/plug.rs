@@ -97,6 +97,16 @@ impl Plug {
         self.lock().region_bytes()
     }
 
+    /// Bytes that are plugged.
+    pub(super) fn plugged(&self) -> u64 {
+        self.lock().plugged_bytes()
+    }
+
+    /// Has the driver look at the configuration.
+    pub fn announce(&self) {
+        self.interrupt.signal_config();
+    }
+
     /// Asks the guest to have `bytes` bytes plugged, and waits until it has, at most for `patience`; answers how many
     /// it has then.
     pub fn resize(&self, bytes: u64, patience: Duration) -> u64 {

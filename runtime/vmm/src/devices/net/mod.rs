@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU};
+use virtio_queue::QueueState;
 use vmm_sys_util::epoll::EventSet;
 
 pub use mac::parse as parse_mac;
@@ -21,7 +22,7 @@ pub use mac::parse as parse_mac;
 use crate::config::NetConfig;
 use crate::statistics;
 use crate::sys;
-use crate::virtio::{Activation, ConfigSpace, Device, F_COMMON, Identity, QueueError};
+use crate::virtio::{Activation, Busy, ConfigSpace, Device, F_COMMON, Identity, QueueError};
 use rx::{Pause, Receiver};
 
 /// `VIRTIO_ID_NET`.
@@ -57,7 +58,8 @@ struct Active {
 
 /// The device.
 pub struct Net {
-    tap: OwnedFd,
+    /// Without one it carries nothing.
+    tap: Option<OwnedFd>,
     mtu: u16,
     counters: statistics::Shared,
     active: Option<Active>,
@@ -69,12 +71,7 @@ impl Net {
     /// # Errors
     /// [`TapError`], for example when the descriptor is no tap.
     pub fn new(config: &NetConfig, counters: statistics::Shared) -> Result<Self, TapError> {
-        let failed = |what| move |source| TapError { fd: config.tap_fd, what, source };
-        let tap = sys::inherit(config.tap_fd).map_err(failed("it was not inherited"))?;
-        sys::set_nonblocking(tap.as_fd()).map_err(failed("fcntl"))?;
-        sys::set_vnet_header_size(tap.as_fd(), HEADER as i32)
-            .map_err(failed("it is no tap with IFF_VNET_HDR"))?;
-        sys::set_offloads(tap.as_fd(), 0).map_err(failed("it takes no offload settings"))?;
+        let tap = config.tap_fd.map(inherit_tap).transpose()?;
         Ok(Self { tap, mtu: config.mtu, counters, active: None })
     }
 
@@ -99,8 +96,10 @@ impl Net {
 
     fn receive(&self, active: &mut Active) -> Result<(), QueueError> {
         let queues = &mut active.activation.queues;
-        let Some(queue) = queues.get_mut(RX).filter(|_| active.tap_ready) else { return Ok(()) };
-        match active.receiver.serve(queue, self.tap.as_fd(), &self.counters, BATCH)? {
+        let (Some(tap), Some(queue)) = (&self.tap, queues.get_mut(RX).filter(|_| active.tap_ready)) else {
+            return Ok(());
+        };
+        match active.receiver.serve(queue, tap.as_fd(), &self.counters, BATCH)? {
             Pause::TapEmpty => active.tap_ready = false,
             // The driver's kick goes on from here.
             Pause::NoBuffers => {}
@@ -111,18 +110,30 @@ impl Net {
 
     fn transmit(&self, active: &mut Active) -> Result<(), QueueError> {
         let queues = &mut active.activation.queues;
-        let Some(queue) = queues.get_mut(TX) else { return Ok(()) };
-        if tx::serve(queue, self.tap.as_fd(), &self.counters, BATCH)? {
+        let (Some(tap), Some(queue)) = (&self.tap, queues.get_mut(TX)) else { return Ok(()) };
+        if tx::serve(queue, tap.as_fd(), &self.counters, BATCH)? {
             queue.kick_again();
         }
         queue.notify()
     }
 }
 
+/// A tap that was handed to this process.
+fn inherit_tap(fd: i32) -> Result<OwnedFd, TapError> {
+    let failed = |what| move |source| TapError { fd, what, source };
+    let tap = sys::inherit(fd).map_err(failed("it was not inherited"))?;
+    sys::set_nonblocking(tap.as_fd()).map_err(failed("fcntl"))?;
+    sys::set_vnet_header_size(tap.as_fd(), HEADER as i32)
+        .map_err(failed("it is no tap with IFF_VNET_HDR"))?;
+    sys::set_offloads(tap.as_fd(), 0).map_err(failed("it takes no offload settings"))?;
+    Ok(tap)
+}
+
 impl Device for Net {
     fn activate(&mut self, activation: Activation) {
         let features = activation.features;
-        if let Err(error) = sys::set_offloads(self.tap.as_fd(), offload::tap_flags(features)) {
+        let offloads = offload::tap_flags(features);
+        if let Some(Err(error)) = self.tap.as_ref().map(|tap| sys::set_offloads(tap.as_fd(), offloads)) {
             crate::fact!("net: the tap refuses offloads: {error}");
         }
         let frame = if offload::large_frames(features) { MAX_FRAME } else { usize::from(self.mtu) + 14 + 8 };
@@ -133,7 +144,18 @@ impl Device for Net {
 
     fn deactivate(&mut self) {
         self.active = None;
-        let _ = sys::set_offloads(self.tap.as_fd(), 0);
+        if let Some(tap) = &self.tap {
+            let _ = sys::set_offloads(tap.as_fd(), 0);
+        }
+    }
+
+    fn save(&self) -> Result<Vec<QueueState>, Busy> {
+        let Some(active) = &self.active else { return Ok(Vec::new()) };
+        let mut states = active.activation.queue_states();
+        if let Some(receiving) = states.get_mut(RX) {
+            receiving.next_avail = receiving.next_avail.wrapping_sub(active.receiver.taken());
+        }
+        Ok(states)
     }
 }
 
@@ -141,9 +163,9 @@ impl MutEventSubscriber for Net {
     fn init(&mut self, ops: &mut EventOps) {
         let Some(active) = &self.active else { return };
         active.activation.watch_queues(ops);
-        let tap = Events::with_data(&self.tap, TAP, EventSet::IN | EventSet::EDGE_TRIGGERED);
-        if let Err(error) = ops.add(tap) {
-            crate::fact!("net: the tap {} cannot be watched: {error}", self.tap.as_raw_fd());
+        let Some(tap) = &self.tap else { return };
+        if let Err(error) = ops.add(Events::with_data(tap, TAP, EventSet::IN | EventSet::EDGE_TRIGGERED)) {
+            crate::fact!("net: the tap {} cannot be watched: {error}", tap.as_raw_fd());
         }
     }
 
@@ -159,7 +181,9 @@ impl MutEventSubscriber for Net {
         match done {
             Ok(()) => self.active = Some(active),
             Err(error) => {
-                let _ = ops.remove(Events::empty(&self.tap));
+                if let Some(tap) = &self.tap {
+                    let _ = ops.remove(Events::empty(tap));
+                }
                 active.activation.fail(ops, &error);
             }
         }

@@ -45,6 +45,11 @@ impl Receiver {
         Self { ready: VecDeque::new(), ready_bytes: 0, mergeable, longest, overflow }
     }
 
+    /// How many buffers it has taken ahead of the frames that will fill them: the last ones of the queue.
+    pub fn taken(&self) -> u16 {
+        self.ready.len() as u16
+    }
+
     /// Takes buffers from the queue until there are enough for the longest frame.
     fn gather(&mut self, queue: &mut VirtQueue) -> Result<Option<Pause>, QueueError> {
         for _ in 0..2 * QUEUE_SIZE {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
+use virtio_queue::QueueState;
 
 use crate::sys;
-use crate::virtio::{Activation, ConfigSpace, Device, F_COMMON, Identity, QueueError};
+use crate::virtio::{Activation, Busy, ConfigSpace, Device, F_COMMON, Identity, QueueError};
 
 /// `VIRTIO_ID_RNG`.
 const ID: u32 = 4;
@@ -49,6 +50,10 @@ impl Device for Rng {
 
     fn deactivate(&mut self) {
         self.0 = None;
+    }
+
+    fn save(&self) -> Result<Vec<QueueState>, Busy> {
+        Ok(self.0.as_ref().map(Activation::queue_states).unwrap_or_default())
     }
 }
 

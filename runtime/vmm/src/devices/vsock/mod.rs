@@ -13,13 +13,14 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
+use virtio_queue::QueueState;
 use vmm_sys_util::epoll::EventSet;
 
 use crate::config::VsockConfig;
 use crate::host_ports::HostPorts;
 use crate::statistics;
 use crate::sys;
-use crate::virtio::{Activation, ConfigSpace, Device, F_COMMON, Identity, QueueError, VirtQueue};
+use crate::virtio::{Activation, Busy, ConfigSpace, Device, F_COMMON, Identity, QueueError, VirtQueue};
 use mux::Mux;
 use packet::{HEADER, Header};
 
@@ -32,15 +33,22 @@ const BATCH: usize = 64;
 /// The most data of one packet for the guest.
 const MAX_DATA: usize = 64 << 10;
 
-/// Queue 0 is the guest's receiving, 1 its sending, 2 events, of which there are none.
+/// Queue 0 is the guest's receiving, 1 its sending, 2 events.
 const TX: usize = 1;
+const EVENTS: usize = 2;
+/// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`, a whole `struct virtio_vsock_event`.
+const TRANSPORT_RESET: [u8; 4] = [0; 4];
 const QUEUES: usize = 3;
+const QUEUE_SIZE: u16 = 256;
 /// Data of the host's events; those of the queues are the queues' numbers.
 const HOST: u32 = QUEUES as u32;
 
 struct Active {
     activation: Activation,
     mux: Mux,
+    /// The driver of a clone has not dealt with the reset of its transport yet. It ends every connection that it has
+    /// then, without a word to the host: until it has done so it gets none.
+    resetting: bool,
 }
 
 /// The device.
@@ -69,16 +77,51 @@ impl Vsock {
     /// What the transport has to know.
     pub fn identity(cid: u32) -> Identity {
         let config = Arc::new(ConfigSpace::new(u64::from(cid).to_le_bytes().to_vec()));
-        Identity { kind: ID, features: F_COMMON, queue_sizes: &[256; QUEUES], config }
+        Identity { kind: ID, features: F_COMMON, queue_sizes: &[QUEUE_SIZE; QUEUES], config }
     }
 
     fn start(&self, activation: Activation) -> io::Result<Active> {
         let mux = Mux::new(self.cid, Arc::clone(&self.host), self.listener.try_clone()?)?;
-        Ok(Active { activation, mux })
+        Ok(Active { activation, mux, resetting: false })
+    }
+
+    /// Tells the driver of a clone that its connections are gone and that its CID may be another (5.10.6.7). There are
+    /// no other events: the rest of its buffers are kept, so that the next one says that it has read this.
+    fn tell_reset(active: &mut Active) -> Result<(), QueueError> {
+        let Some(queue) = active.activation.queues.get_mut(EVENTS) else { return Ok(()) };
+        if let Some(chain) = queue.pop()? {
+            chain.write(0, &TRANSPORT_RESET);
+            queue.give_back(chain.head, TRANSPORT_RESET.len() as u32)?;
+            active.resetting = true;
+        }
+        for _ in 0..QUEUE_SIZE {
+            if queue.pop()?.is_none() {
+                break;
+            }
+        }
+        queue.notify()
+    }
+
+    /// Whether the driver may be given something.
+    fn open(active: &mut Active) -> Result<bool, QueueError> {
+        if std::mem::take(&mut active.activation.restored) {
+            Self::tell_reset(active)?;
+        }
+        if active.resetting
+            && let Some(queue) = active.activation.queues.get_mut(EVENTS)
+        {
+            active.resetting = !queue.listen()?;
+            // What has been kept waiting.
+            active.activation.queues.iter().filter(|_| !active.resetting).for_each(VirtQueue::kick_again);
+        }
+        Ok(!active.resetting)
     }
 
     fn serve(active: &mut Active, from_guest: bool) -> Result<(), QueueError> {
-        let Active { activation: Activation { queues, .. }, mux } = active;
+        if !Self::open(active)? {
+            return Ok(());
+        }
+        let Active { activation: Activation { queues, .. }, mux, .. } = active;
         let [rx, tx, ..] = queues.as_mut_slice() else { return Ok(()) };
         if from_guest && receive(tx, mux)? {
             tx.kick_again();
@@ -153,6 +196,14 @@ impl Device for Vsock {
     fn deactivate(&mut self) {
         self.active = None;
         self.counters.vsock_connections.set(0);
+    }
+
+    fn save(&self) -> Result<Vec<QueueState>, Busy> {
+        let Some(active) = &self.active else { return Ok(Vec::new()) };
+        match active.mux.at_work() {
+            0 => Ok(active.activation.queue_states()),
+            count => Err(Busy(format!("{count} vsock connections are open"))),
+        }
     }
 }
 

@@ -97,6 +97,11 @@ impl Mux {
         self.connections.len()
     }
 
+    /// How many connections, clients that become one and answers to the guest there are.
+    pub fn at_work(&self) -> usize {
+        self.connections.len() + self.greeting.len() + self.resets.len()
+    }
+
     /// Serves what has happened on the host's sockets, a bounded number of events.
     pub fn serve_host(&mut self) {
         let mut events = [EpollEvent::default(); EVENTS];

@@ -25,7 +25,7 @@ impl World {
     fn new() -> Self {
         let memory: &'static GuestMemoryMmap = Box::leak(Box::new(memory()));
         let exit = ExitCell::default();
-        let filters = crate::jail::Filters::new().unwrap();
+        let filters = crate::jail::Filters::new(false).unwrap();
         let worker = Worker::start("test", &filters.io, exit.clone()).unwrap().handle();
         let interrupt = Interrupt::detached().unwrap();
         let device = Box::new(Rng::default());
@@ -236,4 +236,85 @@ fn odd_accesses_have_no_effect() {
         world.write(offset, 0xffff_ffff);
     }
     assert_eq!(world.status() & 4, 0);
+}
+
+/// What a running device's transport saves, as JSON, so that a test can change it.
+fn saved() -> serde_json::Value {
+    let mut world = World::new();
+    world.start();
+    serde_json::to_value(world.transport.save().unwrap()).unwrap()
+}
+
+fn restored(state: serde_json::Value) -> Result<World, RestoreError> {
+    let mut world = World::new();
+    // The rings are in memory as the driver has left them.
+    world.driver = Driver::new(world.memory);
+    world.transport.restore(&serde_json::from_value(state).unwrap())?;
+    Ok(world)
+}
+
+#[test]
+fn a_device_that_is_saved_goes_on_there_and_elsewhere() {
+    let mut world = World::new();
+    world.start();
+    let first = world.transport.save().unwrap();
+    assert_eq!(world.transport.save().unwrap(), first);
+    assert_eq!(world.status(), 15);
+    let mut other = restored(serde_json::to_value(first).unwrap()).unwrap();
+    assert_eq!((other.status(), other.read(register::QUEUE_READY)), (15, 1));
+    // Once only.
+    let again = other.transport.save().unwrap();
+    assert!(matches!(other.transport.restore(&again), Err(RestoreError::Start(_))));
+    // A reset works as ever.
+    other.write(register::STATUS, 0);
+    assert_eq!(other.status(), 0);
+    other.start();
+}
+
+#[test]
+fn a_device_without_a_driver_is_saved_as_it_is() {
+    let mut world = World::new();
+    world.write(register::STATUS, 1);
+    let state = world.transport.save().unwrap();
+    let mut other = restored(serde_json::to_value(state).unwrap()).unwrap();
+    assert_eq!(other.status(), 1);
+    other.start();
+}
+
+#[test]
+fn a_device_that_its_driver_gave_up_is_not_saved() {
+    let mut world = World::new();
+    world.start();
+    world.write(register::STATUS, 128);
+    assert!(matches!(world.transport.save(), Err(SaveError::Status(143))));
+}
+
+#[test]
+fn a_state_that_cannot_be_is_refused() {
+    restored(saved()).map(drop).unwrap();
+    for (pointer, value) in [
+        ("/kind", 2_u64),
+        ("/status", 4),
+        ("/status", 14),
+        ("/status", 64 | 15),
+        ("/interrupt_reasons", 4),
+        ("/driver_features", 0),
+        ("/driver_features", u64::MAX),
+        ("/queues/0/max_size", 128),
+        ("/queues/0/size", 65535),
+        ("/queues/0/size", 3),
+        ("/queues/0/desc_table", !15),
+        ("/queues/0/avail_ring", 1 << 50),
+        ("/queues/0/used_ring", 3),
+    ] {
+        let mut state = saved();
+        *state.pointer_mut(pointer).unwrap() = value.into();
+        assert!(restored(state).is_err(), "{pointer} {value}");
+    }
+    let mut state = saved();
+    state["queues"][0]["ready"] = false.into();
+    assert!(matches!(restored(state), Err(RestoreError::Queue(0))));
+    let mut state = saved();
+    state["queues"] = serde_json::json!([]);
+    assert!(matches!(restored(state), Err(RestoreError::Other { what: "number of queues", .. })));
 }

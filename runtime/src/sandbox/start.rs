@@ -1,0 +1,128 @@
+//! A pod's VM comes to life: as a clone of a template, or by booting.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use husk_vmm::config::RestoreConfig;
+
+use super::HANDLER;
+use super::size::{Room, Size};
+use crate::error::{Error, Result};
+use crate::guest::{self, Guest};
+use crate::node::{Node, Pod, lock};
+use crate::template::Class;
+use crate::vm::{Vm, VmNet, VmSpec, last_words};
+
+/// How long a clone may take until its agent answers, on the slowest of hosts.
+const CLONE_LIMIT: Duration = Duration::from_secs(10);
+/// Between two attempts to reach it.
+const KNOCK_AGAIN: Duration = Duration::from_millis(1);
+
+/// A VM whose agent answers.
+pub(super) struct Started {
+    pub vm: Arc<Vm>,
+    pub guest: Guest,
+    /// It has not booted.
+    pub cloned: bool,
+    /// Of which it is, or of which the next can be a clone.
+    pub class: Class,
+}
+
+impl Node {
+    /// Starts a pod's VM. A template that gives no clone is thrown away, and the VM boots.
+    pub(super) async fn start_vm(
+        &self,
+        pod: &Arc<Pod>,
+        size: Size,
+        room: Room,
+        nets: &[VmNet],
+    ) -> Result<Started> {
+        let class = Class {
+            handler: HANDLER.to_owned(),
+            max_vcpus: room.max_vcpus,
+            boot_mib: size.boot_mib(),
+            hotplug_mib: room.hotplug(size).limit_mib,
+            block_slots: self.config.vm.block_slots,
+            nets: nets.len(),
+        };
+        if let Some(template) = self.templates.find(&class) {
+            match self.clone_vm(pod, size, room, nets, template.clone()).await {
+                Ok((vm, guest)) => {
+                    self.templates.trust(&template);
+                    return Ok(Started { vm, guest, cloned: true, class });
+                }
+                Err(e) => {
+                    tracing::warn!(sandbox = pod.id, "the pod's VM boots, its template is of no use: {e}");
+                    self.templates.discard(&template);
+                }
+            }
+        }
+        let vm = self.launch(pod, size, room, nets, None)?;
+        vm.ready(&self.config.vm).await?;
+        let guest = guest::connect(&vm.vsock()).await?;
+        Ok(Started { vm, guest, cloned: false, class })
+    }
+
+    async fn clone_vm(
+        &self,
+        pod: &Arc<Pod>,
+        size: Size,
+        room: Room,
+        nets: &[VmNet],
+        template: RestoreConfig,
+    ) -> Result<(Arc<Vm>, Guest)> {
+        let vm = self.launch(pod, size, room, nets, Some(template))?;
+        let socket = vm.vsock();
+        // Its agent listens since before it was saved: there is no word to wait for.
+        let answer = async {
+            loop {
+                match guest::connect(&socket).await {
+                    Ok(guest) => return guest,
+                    Err(_) => tokio::time::sleep(KNOCK_AGAIN).await,
+                }
+            }
+        };
+        let outcome = tokio::select! {
+            guest = answer => return Ok((vm, guest)),
+            () = vm.process.gone() => Error::Internal("the VMM ended".into()),
+            () = tokio::time::sleep(CLONE_LIMIT) => {
+                Error::Deadline(format!("the guest did not answer within {} s", CLONE_LIMIT.as_secs()))
+            }
+        };
+        vm.process.kill().await;
+        Err(Error::Internal(format!("{outcome}; {}", last_words(&self.pod_dir(&pod.id)))))
+    }
+
+    /// Starts the VMM, and writes down which it is.
+    fn launch(
+        &self,
+        pod: &Arc<Pod>,
+        size: Size,
+        room: Room,
+        nets: &[VmNet],
+        restore: Option<RestoreConfig>,
+    ) -> Result<Arc<Vm>> {
+        let dir = self.pod_dir(&pod.id);
+        let spec = VmSpec {
+            id: &pod.id,
+            dir: &dir,
+            uid: pod.record().uid,
+            network: self.network.as_ref().map(|network| network.open_namespace(&pod.id)).transpose()?,
+            vcpus: size.vcpus,
+            max_vcpus: room.max_vcpus,
+            boot_mib: size.boot_mib(),
+            hotplug: room.hotplug(size),
+            nets,
+            door: self.cgroups.door(&dir)?,
+            restore,
+            savable: false,
+        };
+        let vm = Arc::new(Vm::start(&self.config.vm, spec)?);
+        *lock(&pod.vm) = Some(vm.clone());
+        self.update_pod(pod, |record| {
+            record.vmm_pid = vm.process.pid;
+            record.vmm_started = vm.process.started;
+        })?;
+        Ok(vm)
+    }
+}
