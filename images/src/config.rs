@@ -25,6 +25,8 @@ pub struct RegistryConfig {
     pub worker: PathBuf,
     /// The user and group that it runs as when started by root; nothing else should run as them.
     pub worker_id: u32,
+    /// The cgroups that its processes are to be in, one for each hierarchy: their files `cgroup.procs`.
+    pub worker_cgroups: Vec<PathBuf>,
     /// Budgets of one conversion.
     pub limits: Limits,
     /// Layers of one image fetched and converted at a time.
@@ -46,6 +48,7 @@ impl Default for RegistryConfig {
             pinned: Vec::new(),
             worker: beside_this_program("husk-convert"),
             worker_id: 64_997,
+            worker_cgroups: Vec::new(),
             limits: Limits::default(),
             parallel_layers: 3,
             retries: 4,

@@ -67,9 +67,15 @@ impl Leftovers {
             self.processes(allowed).into_iter().map(|(pid, text)| format!("{pid}: {text}")).collect(),
         );
         add("link", links().difference(&self.links).filter(|name| *name != BRIDGE).cloned().collect());
-        // The parent of pods that name none stays.
+        // The parent of pods that name none stays, and so does the cgroup of conversion workers.
         let added = cgroups().difference(&self.cgroups).cloned().collect::<Vec<_>>();
-        add("cgroup", added.into_iter().filter(|path| !path.ends_with("/husk")).collect());
+        add(
+            "cgroup",
+            added
+                .into_iter()
+                .filter(|path| !path.ends_with("/husk") && !path.ends_with("/husk-convert"))
+                .collect(),
+        );
         add("mount", self.mounts());
         add("address", self.cni.allocated());
         add("firewall rule", firewall());

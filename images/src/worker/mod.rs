@@ -30,6 +30,7 @@ const PIPE: usize = 1 << 20;
 pub(crate) struct Workers {
     program: PathBuf,
     run_as: u32,
+    cgroups: Vec<PathBuf>,
     limits: Limits,
     stall: Duration,
 }
@@ -39,6 +40,7 @@ impl Workers {
         Self {
             program: config.worker.clone(),
             run_as: config.worker_id,
+            cgroups: config.worker_cgroups.clone(),
             limits: config.limits.clone(),
             stall: config.stall,
         }
@@ -70,12 +72,27 @@ impl Workers {
             .map_err(std::io::Error::other)
             .during(|| format!("starting {program}"))?;
         let mut child = spawn(&mut command).during(|| format!("starting {program}"))?;
+        self.admit(&child);
         let input = child.stdin.take();
         if let Some(input) = &input {
             // The fewer the turns of the two processes, the better; but it works with any pipe.
             let _ = rustix::pipe::fcntl_setpipe_size(input, PIPE);
         }
         Ok(Worker { child, input, patience })
+    }
+
+    /// Puts a worker that has just begun into its cgroups. They count what it uses, and limit nothing: without them it
+    /// works as well.
+    fn admit(&self, child: &Child) {
+        for processes in &self.cgroups {
+            let Some(pid) = child.id() else { return };
+            if let Err(error) = std::fs::write(processes, pid.to_string()) {
+                tracing::warn!(
+                    "a conversion worker does not come into its cgroup: {}: {error}",
+                    processes.display()
+                );
+            }
+        }
     }
 }
 

@@ -98,6 +98,11 @@ impl Hierarchy {
         write_only(&self.open(path)?, PROCESSES)
     }
 
+    /// Its path.
+    pub fn processes_path(&self, path: &CgroupPath) -> PathBuf {
+        path.names().fold(self.root.clone(), |dir, name| dir.join(name)).join(PROCESSES)
+    }
+
     /// Removes a cgroup without processes; it need not be there. What is above it stays: it is kubelet's, or other
     /// pods'.
     pub fn remove(&self, path: &CgroupPath) -> Result<(), Errno> {

@@ -24,6 +24,9 @@ use crate::error::{Error, Result};
 use crate::{mountinfo, vm};
 use hierarchy::Hierarchy;
 
+/// What conversion workers' cgroup is called in a pod's id's place, of which it is none.
+const CONVERTERS: &str = "convert";
+
 /// How long killed processes may take to be gone: they may be waiting for a disk.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -97,6 +100,20 @@ impl Cgroups {
             })?;
         }
         Ok(())
+    }
+
+    /// Makes the cgroup of conversion workers, below `parent` as pods that name none; it stays. What is answered are the
+    /// files by which processes join it, none where the parent is empty.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn of_converters(&self, parent: &str) -> Result<Vec<PathBuf>> {
+        let Some(path) = CgroupPath::of_pod("", parent, CONVERTERS)? else { return Ok(Vec::new()) };
+        let make = |hierarchy: &Hierarchy| {
+            let failed = |e| Error::io("make the cgroup of conversion workers in", &hierarchy.root, e);
+            hierarchy.make(&path).map(|()| hierarchy.processes_path(&path)).map_err(failed)
+        };
+        self.hierarchies.iter().map(make).collect()
     }
 
     /// The most memory, in bytes, that the parent of a pod's cgroup allows; None: no limit.

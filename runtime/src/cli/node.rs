@@ -50,9 +50,18 @@ pub fn images(config: &Config) -> Result<ImageStore, ImageError> {
         docker_config: config.registry.docker_config.clone(),
         pinned: config.registry.pinned.clone(),
         worker: config.registry.converter.clone(),
+        worker_cgroups: worker_cgroups(config),
         ..Default::default()
     };
     ImageStore::open(&config.root.join("images"), registry)
+}
+
+/// Without one, workers are in the cgroup of who starts them.
+fn worker_cgroups(config: &Config) -> Vec<PathBuf> {
+    Cgroups::of_host().of_converters(&config.cgroup.parent).unwrap_or_else(|e| {
+        tracing::warn!("{e}");
+        Vec::new()
+    })
 }
 
 /// Where `husk run` has its images and records.

@@ -218,3 +218,34 @@ pub async fn volume_servers(bed: Arc<Bed>) {
     }
     assert_eq!(inside.exec("echo alive").await, "alive\n");
 }
+
+/// What converts an image is nobody, and has nothing.
+pub async fn conversion_workers(bed: Arc<Bed>) {
+    let dir =
+        tempfile::Builder::new().prefix("h").rand_bytes(5).tempdir_in("/tmp").expect("make a directory");
+    let daemon = Daemon::prepare(dir.path(), &bed.paths, &bed.cni, &bed.registry.url());
+    daemon.start().await;
+    let client = daemon.client();
+    let pull = tokio::spawn(async move { client.pull("docker.io/husk/nginx:latest").await });
+    // Looked at as it comes and goes.
+    let parent = format!("\nPPid:\t{}\n", daemon.pid());
+    let mut seen = 0;
+    while !pull.is_finished() {
+        for name in fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path()) {
+            let read = |file: &str| fs::read_to_string(name.join(file)).unwrap_or_default();
+            let status = read("status");
+            let begun = status.contains(&parent) && status.contains("\nSeccomp:\t2\n");
+            if !begun || !status.starts_with("Name:\thusk-convert\n") {
+                continue;
+            }
+            assert!(status.contains("\nUid:\t64997\t64997\t64997\t64997\n"), "{status}");
+            assert!(status.contains("\nCapEff:\t0000000000000000\n"), "{status}");
+            let cgroup = read("cgroup");
+            seen +=
+                usize::from(!cgroup.is_empty() && cgroup.lines().all(|line| line.ends_with("/husk-convert")));
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    pull.await.unwrap().expect("PullImage");
+    assert!(seen > 0, "no conversion worker was seen in its cgroup");
+}

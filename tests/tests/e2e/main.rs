@@ -136,7 +136,7 @@ fn main() -> ExitCode {
         bad_input: incomplete_requests, host_namespaces, log_paths, oversize_request, checkpoints,
             what_is_not_served;
         faults: plugin_fails_to_add, plugin_fails_to_delete, no_network_configured, no_kvm, vmm_killed, volume_server_killed;
-        isolation: monitors, a_call_that_is_not_allowed, users_run_out, volume_servers;
+        isolation: monitors, a_call_that_is_not_allowed, users_run_out, volume_servers, conversion_workers;
         restart: pod_goes_on, vmm_dies_meanwhile, killed_in_the_middle;
         templates: clones_differ, clone_of_own_size;
         volumes: seen_from_both_sides, read_only, propagation, malformed_requests, after_a_restart, share_is_sealed, removed_on_the_host;

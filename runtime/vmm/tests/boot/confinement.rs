@@ -1,15 +1,24 @@
 //! What becomes of a VMM whose threads try more than they may.
 
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Child;
 
 use husk_jail::intruder::{Fate, inject};
+use husk_vmm::control::client::ControlClient;
+use husk_vmm::control::{Reply, Request, VmState};
 
 use crate::Test;
 use crate::machine::{self, wait_for};
 
-pub const TESTS: &[Test] = &[("a system call that is not on its thread's list ends the VMM", forbidden)];
+pub const TESTS: &[Test] = &[
+    ("a system call that is not on its thread's list ends the VMM", forbidden),
+    ("a user's VMM gives up what takes no rights", of_a_user),
+];
+
+/// Nobody's number.
+const USER: u32 = 1_879_100_000;
 
 /// A VMM whose guest has only begun.
 struct Begun {
@@ -22,7 +31,10 @@ impl Begun {
         let dir = tempfile::tempdir().unwrap();
         let config = machine::config(dir.path());
         crate::initramfs::write(&config.initramfs);
-        let process = machine::start(&config, dir.path());
+        Self::wait(machine::start(&config, dir.path()), dir)
+    }
+
+    fn wait(process: Child, dir: tempfile::TempDir) -> Self {
         // The first thread is the last to be held to its list, and the guest begins then.
         let status = format!("/proc/{}/status", process.id());
         wait_for("the last filter", || {
@@ -40,6 +52,26 @@ impl Begun {
         let task = named.next().unwrap_or_else(|| panic!("no thread {name}"));
         task.file_name().to_str().unwrap().parse().unwrap()
     }
+}
+
+fn of_a_user() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = machine::config(dir.path());
+    config.jail = None;
+    crate::initramfs::write(&config.initramfs);
+    chown(dir.path(), Some(USER), Some(USER)).unwrap();
+    let kvm = fs::metadata("/dev/kvm").unwrap().gid();
+    let process = machine::command(&config, dir.path()).uid(USER).gid(kvm).spawn().unwrap();
+    let begun = Begun::wait(process, dir);
+    let reply = ControlClient::connect(&config.control_socket).unwrap().request(&Request::State, &[]);
+    assert_eq!(reply.unwrap(), Reply::State(VmState::Running));
+    let status = fs::read_to_string(format!("/proc/{}/status", begun.process.id())).unwrap();
+    let uid = [USER.to_string().as_str(); 4].join("\t");
+    for line in [format!("Uid:\t{uid}"), "CapEff:\t0000000000000000".into(), "NoNewPrivs:\t1".into()] {
+        assert!(status.contains(&line), "{line} is not in {status}");
+    }
+    let fate = inject(begun.thread("io"), libc::SYS_openat, [0; 6]).unwrap();
+    assert_eq!(fate, Fate::Killed);
 }
 
 impl Drop for Begun {
