@@ -103,19 +103,22 @@ impl Kubelet {
         sh(&format!("curl -sk --max-time 20 {API}/containerLogs/default/{pod}/{container}"))
     }
 
-    /// Does its summary have figures that can be true of the pod and each of its containers?
+    /// Does it tell figures that can be true of the pod and each of its two containers?
     pub fn figures(&self, pod: &str) -> bool {
-        let Some(summary) = self.get("/stats/summary") else { return false };
-        let pods = summary["pods"].as_array().cloned().unwrap_or_default();
-        let Some(pod) = pods.into_iter().find(|found| found["podRef"]["name"] == pod) else { return false };
-        let memory = |of: &Value| of["memory"]["workingSetBytes"].as_u64().unwrap_or_default();
-        let cpu = |of: &Value| of["cpu"]["usageCoreNanoSeconds"].as_u64().unwrap_or_default();
-        let containers = pod["containers"].as_array().cloned().unwrap_or_default();
-        containers.len() == 2
-            && containers.iter().all(|container| memory(container) > 0 && cpu(container) > 0)
-            && memory(&pod) > containers.iter().map(memory).sum()
-            && cpu(&pod) > containers.iter().map(cpu).sum()
-            && pod["network"]["rxBytes"].as_u64().is_some_and(|bytes| bytes > 0)
+        // Of its endpoints the one that asks the runtime alone; others look for the host's disks as well.
+        let answer = sh(&format!("curl -sk --max-time 20 {API}/metrics/resource || true"));
+        let of = |name: &str| -> Vec<f64> {
+            let pod = format!("pod=\"{pod}\"");
+            let lines = answer.lines().filter(|line| line.starts_with(&format!("{name}{{")) && line.contains(&pod));
+            lines.filter_map(|line| line.split_once("} ")?.1.split(' ').next()?.parse().ok()).collect()
+        };
+        ["cpu_usage_seconds_total", "memory_working_set_bytes"].into_iter().all(|what| {
+            let (whole, parts) = (of(&format!("pod_{what}")), of(&format!("container_{what}")));
+            whole.len() == 1
+                && parts.len() == 2
+                && parts.iter().all(|part| *part > 0.0)
+                && whole[0] > parts.iter().sum()
+        })
     }
 }
 

@@ -49,7 +49,7 @@ pub mod fuzzing {
     pub use crate::devices::fs::{Fs, Share};
     pub use crate::devices::net::Net;
     pub use crate::devices::rng::Rng;
-    pub use crate::devices::vsock::Vsock;
+    pub use crate::devices::vsock::{Vsock, listen};
     pub use crate::memory::Memory;
     pub use crate::power::ExitCell;
     pub use crate::virtio::{BoxedDevice, Identity, Interrupt, MmioTransport, Worker, WorkerHandle};

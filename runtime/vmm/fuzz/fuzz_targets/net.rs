@@ -27,7 +27,7 @@ fn tap() -> &'static File {
 libfuzzer_sys::fuzz_target!(|steps: Vec<Step>| {
     let mut world = World::new();
     let tap_fd = tap().try_clone().expect("a descriptor").into_raw_fd();
-    let config = NetConfig { tap_fd, mac: "02:00:00:00:00:01".into(), mtu: 1500 };
+    let config = NetConfig { tap_fd: Some(tap_fd), mac: "02:00:00:00:00:01".into(), mtu: 1500 };
     let device = Net::new(&config, Default::default()).expect("a device");
     world.plug(Net::identity([2, 0, 0, 0, 0, 1], 1500), Box::new(device), World::interrupt());
     world.play(&steps, |_, _, _| {});

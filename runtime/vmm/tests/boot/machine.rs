@@ -103,8 +103,17 @@ impl Machine {
         let mut config = config(dir.path());
         config.restore = Some(restore);
         change(&mut config);
+        Self::begin(config, dir)
+    }
+
+    fn begin(mut config: VmConfig, dir: TempDir) -> Self {
+        let (vmm, host) = host_ports::pair().unwrap();
+        config.vsock.host_fd = Some(vmm.as_raw_fd());
+        // To be inherited.
+        rustix::io::fcntl_setfd(&vmm, rustix::io::FdFlags::empty()).unwrap();
         let process = start(&config, dir.path());
-        Self { dir, process, up_after: Duration::ZERO }
+        host.set_nonblocking(true).unwrap();
+        Self { dir, process, host, up_after: Duration::ZERO }
     }
 
     /// Boots a VM whose description is changed first.
@@ -113,15 +122,8 @@ impl Machine {
         let mut config = config(dir.path());
         change(&mut config);
         crate::initramfs::write(&config.initramfs);
-        let (vmm, host) = host_ports::pair().unwrap();
-        config.vsock.host_fd = Some(vmm.as_raw_fd());
-        // To be inherited.
-        rustix::io::fcntl_setfd(&vmm, rustix::io::FdFlags::empty()).unwrap();
         let began = Instant::now();
-        let process = start(&config, dir.path());
-        drop(vmm);
-        let mut machine = Self { dir, process, host, up_after: Duration::ZERO };
-        machine.host.set_nonblocking(true).unwrap();
+        let mut machine = Self::begin(config, dir);
         wait_for("the guest", || {
             if let Some(status) = machine.process.try_wait().unwrap() {
                 panic!("the VMM ended ({status}): {}", machine.words());

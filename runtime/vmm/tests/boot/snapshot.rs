@@ -6,7 +6,6 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -154,10 +153,10 @@ fn clone_works() {
     assert!(first < 60.0, "{first}");
     // Sockets, both ways.
     echo(&machine, 3 << 20);
-    let listener = UnixListener::bind(machine.dir.path().join("vsock.sock_77")).unwrap();
     let mut stream = machine.connect(CONNECT_PORT).unwrap();
     writeln!(stream, "77").unwrap();
-    let (mut host, _) = listener.accept().unwrap();
+    let (port, mut host) = wait_for("the guest's connection", || machine.accept().ok());
+    assert_eq!(port, 77);
     host.write_all(b"hello").unwrap();
     drop(host);
     let mut text = String::new();
