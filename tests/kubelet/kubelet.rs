@@ -109,7 +109,8 @@ impl Kubelet {
         let answer = sh(&format!("curl -sk --max-time 20 {API}/metrics/resource || true"));
         let of = |name: &str| -> Vec<f64> {
             let pod = format!("pod=\"{pod}\"");
-            let lines = answer.lines().filter(|line| line.starts_with(&format!("{name}{{")) && line.contains(&pod));
+            let lines =
+                answer.lines().filter(|line| line.starts_with(&format!("{name}{{")) && line.contains(&pod));
             lines.filter_map(|line| line.split_once("} ")?.1.split(' ').next()?.parse().ok()).collect()
         };
         ["cpu_usage_seconds_total", "memory_working_set_bytes"].into_iter().all(|what| {

@@ -99,9 +99,10 @@ fn places(wanted: &[&[u8]], present: &[Option<&[u8]>]) -> Vec<Option<usize>> {
     places
 }
 
-/// Whether it is an Ethernet interface, as virtio's are; made-up ones beside them are not there yet.
+/// Whether there is a device behind it: the kernel makes up others, which tunnel.
 fn is_card(link: &LinkMessage) -> bool {
-    !link.header.flags.contains(LinkFlags::Loopback) && mac_of(link).is_some_and(|mac| mac.len() == 6)
+    name_of(link)
+        .is_some_and(|name| std::path::Path::new("/sys/class/net").join(name).join("device").exists())
 }
 
 async fn give_address(netlink: &Handle, index: u32, want: &Wanted<'_>) -> Result<()> {
