@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use husk_tests::{Bed, Pod, container, pod, step, wait_for};
+use husk_proto::cri;
+use husk_tests::{Bed, Pod, container, pod, sh, step, wait_for};
 
 /// How long a template may take to be made.
 const MAKING: Duration = Duration::from_secs(120);
@@ -96,7 +97,20 @@ pub async fn clone_of_own_size(bed: Arc<Bed>) {
     let (cpus, memory) = text.trim().split_once('\n').expect("two lines");
     assert_eq!(cpus, "2");
     assert!(memory.parse::<u32>().expect("MiB") > 450, "{memory} MiB");
-    let container = large.start(container("goes-on", "sleep 3600")).await;
+    let host = bed.scratch("volume");
+    fs::write(host.join("note"), "from the host\n").expect("write a file");
+    let mounts = vec![cri::Mount {
+        host_path: host.display().to_string(),
+        container_path: "/volume".into(),
+        ..Default::default()
+    }];
+    let with_volume = cri::ContainerConfig { mounts, ..container("goes-on", "sleep 3600") };
+    let container = large.start(with_volume).await;
+    let line = "cat /volume/note; dd if=/dev/urandom of=/volume/much bs=1M count=20 2>/dev/null; md5sum /volume/much";
+    let seen = container.exec(line).await;
+    let (note, sum) = seen.split_once('\n').expect("two lines");
+    assert_eq!(note, "from the host");
+    assert_eq!(sh(&format!("md5sum {}", host.join("much").display()))[..32], sum[..32]);
     step("the template is damaged, and the next pod boots");
     let state = template.join("state");
     let mut bytes = fs::read(&state).expect("read the template's state");

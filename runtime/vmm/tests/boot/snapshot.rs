@@ -60,7 +60,10 @@ impl Template {
     fn of(machine: &Machine) -> Self {
         let template = Self::new();
         wait_for("a snapshot", || match template.take(machine) {
-            Ok(reply) => Some(assert_eq!(reply, Reply::Done)),
+            Ok(reply) => {
+                assert_eq!(reply, Reply::Done);
+                Some(())
+            }
             Err(ControlError::Refused(why)) if why.contains("vsock connection") => None,
             Err(error) => panic!("{error}"),
         });

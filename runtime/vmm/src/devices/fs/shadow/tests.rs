@@ -7,6 +7,9 @@ use vm_memory::GuestMemoryMmap;
 const ASK: u64 = 0x9000;
 const ROOM: u64 = 0x1_0000;
 
+/// A request's number, its bytes, and the room for its answer: addresses and lengths.
+type Served = (u16, Vec<u8>, Vec<(u64, u32)>);
+
 /// A guest, the device, and a server that does what a test says.
 struct World {
     guest: GuestMemoryMmap,
@@ -38,8 +41,8 @@ impl World {
         self.shadow.answer(&mut self.queue, &mut self.bounce)
     }
 
-    /// What the server is asked next: its number, the request, and the room for an answer.
-    fn served(&mut self) -> Option<(u16, Vec<u8>, Vec<(u64, u32)>)> {
+    /// What the server is asked next.
+    fn served(&mut self) -> Option<Served> {
         let memory = self.bounce.memory().clone();
         let chain = self.server.iter(&memory).unwrap().next()?;
         let head = chain.head_index();
