@@ -73,7 +73,14 @@ fn confined(bed: &Bed, process: Process, id: &str) {
     let own = [bed.daemon.root.display().to_string(), bed.daemon.run.display().to_string()];
     for link in process.descriptors() {
         let known = ["anon_inode:kvm-", "anon_inode:[event", "socket:["].iter().any(|kind| link.starts_with(kind))
-            || ["/dev/null", "/dev/kvm", "/dev/net/tun", "/memfd:guest (deleted)"].contains(&link.as_str())
+            || [
+                "/dev/null",
+                "/dev/kvm",
+                "/dev/net/tun",
+                "/memfd:guest (deleted)",
+                "/memfd:volumes (deleted)",
+            ]
+            .contains(&link.as_str())
             // Its log and console, the scratch disk, images' data.
             || own.iter().any(|dir| link.starts_with(dir.as_str()) && !link.ends_with('/'));
         assert!(known, "a descriptor of {link}");
