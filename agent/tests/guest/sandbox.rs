@@ -66,7 +66,12 @@ pub async fn wrong_configurations(pod: &Pod) {
     let core_pattern =
         configure(|r| drop(r.sysctls.insert("kernel.core_pattern".into(), "|/x".into()))).await;
     refused(core_pattern, invalid, "core_pattern");
-    let stranger = configure(|r| r.interfaces[0].mac = "02:00:00:00:00:99".into()).await;
+    let one_too_many = |r: &mut ConfigureSandboxRequest| {
+        let (name, mac) = ("eth2".into(), "02:00:00:00:00:99".into());
+        let more = Interface { name, mac, addresses: Vec::new(), ..r.interfaces[0].clone() };
+        r.interfaces.push(more);
+    };
+    let stranger = configure(one_too_many).await;
     refused(stranger, Code::NotFound, "02:00:00:00:00:99");
     refused(configure(|r| r.scratch_serial = "nothing".into()).await, Code::NotFound, "nothing");
 }

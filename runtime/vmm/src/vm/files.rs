@@ -15,10 +15,8 @@ use crate::snapshot::SnapshotFiles;
 
 /// Open files and sockets.
 pub struct Files {
-    /// `kernel`.
-    pub kernel: Image,
-    /// `initramfs`.
-    pub initramfs: Image,
+    /// What it is that runs.
+    pub guest: GuestFiles,
     /// `/dev/kvm`.
     pub kvm: Kvm,
     /// `console_log`.
@@ -27,8 +25,14 @@ pub struct Files {
     pub vsock: UnixListener,
     /// `control_socket`.
     pub control: UnixListener,
-    /// `restore`.
-    pub snapshot: Option<SnapshotFiles>,
+}
+
+/// Where a guest comes from.
+pub enum GuestFiles {
+    /// It boots: `kernel` and `initramfs`.
+    Boot(Image, Image),
+    /// It goes on: `restore`.
+    Restore(SnapshotFiles),
 }
 
 impl Files {
@@ -38,8 +42,13 @@ impl Files {
     /// [`VmError`], which names the configuration's key.
     pub fn open(config: &VmConfig) -> Result<Self, VmError> {
         Ok(Self {
-            kernel: Image::open("kernel", &config.kernel)?,
-            initramfs: Image::open("initramfs", &config.initramfs)?,
+            guest: match &config.restore {
+                Some(restore) => GuestFiles::Restore(SnapshotFiles::open(restore)?),
+                None => GuestFiles::Boot(
+                    Image::open("kernel", &config.kernel)?,
+                    Image::open("initramfs", &config.initramfs)?,
+                ),
+            },
             kvm: Kvm::new().map_err(KvmError::Open)?,
             console: RingFile::create(&config.console_log, config.console_log_limit)
                 .map_err(|source| VmError::Console { path: config.console_log.clone(), source })?,
@@ -47,7 +56,6 @@ impl Files {
                 .map_err(|source| DeviceError::Socket { path: config.vsock.socket.clone(), source })?,
             control: super::control::listen(&config.control_socket)
                 .map_err(|source| VmError::Control { path: config.control_socket.clone(), source })?,
-            snapshot: config.restore.as_ref().map(SnapshotFiles::open).transpose()?,
         })
     }
 }

@@ -30,7 +30,7 @@ use crate::statistics;
 use crate::sys;
 use crate::vcpu::{Machine, Vcpus};
 use crate::{acpi, fact, layout};
-use files::Files;
+use files::{Files, GuestFiles};
 
 pub use crate::power::Exit;
 
@@ -72,12 +72,15 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
     let exit = ExitCell::default();
     let counters = statistics::Shared::default();
 
-    let saved = files.snapshot.map(|files| Snapshot::read(files, config)).transpose()?;
+    let (images, saved) = match files.guest {
+        GuestFiles::Boot(kernel, initramfs) => (Some((kernel, initramfs)), None),
+        GuestFiles::Restore(files) => (None, Some(Snapshot::read(files, config)?)),
+    };
     let ram = ram(config, saved.as_ref())?;
     let memory = ram.memory.memory();
-    let entry = match saved {
-        Some(_) => None,
-        None => Some(boot::load(&memory, files.kernel, files.initramfs, &boot::cmdline(config)?)?),
+    let entry = match images {
+        Some((kernel, initramfs)) => Some(boot::load(&memory, kernel, initramfs, &boot::cmdline(config)?)?),
+        None => None,
     };
     let machine = kvm::Machine::new(files.kvm, &ram)?;
     let devices = devices::build(config, &machine.vm, &ram, &counters, &exit, &filters, files.vsock)?;
