@@ -234,7 +234,10 @@ pub async fn both_versions(bed: Arc<Bed>) {
     pod.remove().await;
     assert!(old.join("husk").is_dir() && !old.join(&own[1..]).exists());
     bed.daemon.kill();
-    fs::remove_dir(old.join("husk")).expect("remove the default parent");
+    // The default parent stays with the daemon, and so does its conversion workers' cgroup.
+    for dir in ["husk/husk-convert", "husk"] {
+        fs::remove_dir(old.join(dir)).expect("remove the daemon's cgroups");
+    }
     sh(&format!("umount {}", old.display()));
     bed.daemon.start().await;
 }
