@@ -7,6 +7,7 @@ mod kubelet;
 mod manifest;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ fn main() -> ExitCode {
 
 async fn one_pod(bed: &Bed, kubelet: &Kubelet) {
     let host = bed.scratch("host");
+    // The pod's user writes to it.
+    fs::set_permissions(&host, fs::Permissions::from_mode(0o777)).expect("let everybody write");
     step("a pod's manifest is put down");
     kubelet.put("web", &manifest::web(&host));
     let pod = wait_for("the pod to be ready", PATIENCE, || async {
