@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use husk_tests::run;
+use husk_tests::{microvm, run};
 use husk_vmm::config::{JailConfig, VmConfig, VsockConfig};
 use husk_vmm::control::client::ControlClient;
 use husk_vmm::control::{Extent, Request};
@@ -134,21 +134,9 @@ fn husk(parts: &Parts) -> Figures {
 fn qemu(parts: &Parts) -> Figures {
     let console = parts.file("qemu");
     let _ = fs::remove_file(&console);
-    let mut command = Command::new("qemu-system-x86_64");
+    let mut command = microvm(false, MEMORY_MIB);
     command
-        .args([
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-            "-cpu",
-            "host",
-            "-smp",
-            "1",
-        ])
-        .args(["-M", "microvm,accel=kvm,acpi=off,pit=off,pic=off,rtc=off,isa-serial=on"])
-        .args(["-global", "virtio-mmio.force-legacy=false", "-m", &format!("{MEMORY_MIB}M")])
+        .args(["-global", "virtio-mmio.force-legacy=false"])
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
         .arg("-drive")

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use husk_tests::{Bed, run};
+use husk_tests::{Bed, microvm, run};
 use serde_json::json;
 
 /// What the init says, first of all.
@@ -44,20 +44,8 @@ impl Bare {
     /// Milliseconds from the start of QEMU to the init's line on the serial console.
     pub fn qemu(&self) -> f64 {
         let begun = Instant::now();
-        let mut child = Command::new("qemu-system-x86_64")
-            .args([
-                "-nodefaults",
-                "-no-user-config",
-                "-display",
-                "none",
-                "-no-reboot",
-                "-cpu",
-                "host",
-                "-smp",
-                "1",
-            ])
-            .args(["-M", "microvm,accel=kvm,acpi=on,pit=off,pic=off,rtc=off,isa-serial=on"])
-            .args(["-m", &format!("{MEMORY}M"), "-serial", "stdio"])
+        let mut child = microvm(true, MEMORY)
+            .args(["-serial", "stdio"])
             .args(["-append", "console=ttyS0 quiet panic=-1 reboot=t"])
             .arg("-kernel")
             .arg(&self.kernel)

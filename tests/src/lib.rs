@@ -17,6 +17,7 @@ mod paths;
 mod pod;
 mod process;
 mod progress;
+mod qemu;
 mod registry;
 mod spec;
 
@@ -33,5 +34,6 @@ pub use paths::Paths;
 pub use pod::Pod;
 pub use process::Process;
 pub use progress::{step, wait_for};
+pub use qemu::microvm;
 pub use registry::{REGISTRY_PASSWORD, REGISTRY_USER, Registry, RegistryOptions};
 pub use spec::{BUSYBOX, container, image, pod, unique};

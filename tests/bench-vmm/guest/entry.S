@@ -10,6 +10,7 @@
     .code32
 start32:
     cli
+    mov $stack_top, %esp
     call map
     mov $pml4, %eax
     mov %eax, %cr3
@@ -26,14 +27,13 @@ start32:
     lgdt gdtr
     ljmp $8, $ring3
 
-# 2 MiB pages that ring 3 may use; all tables are in the first 4 GiB, so the code is the same in both modes but for its
-# encoding.
+# 2 MiB pages that ring 3 may use. Both modes call it: its instructions mean the same in both, as none names a place in
+# memory by itself, and all that they address is below 4 GiB.
 map:
     mov $pd, %edi
     mov $0x87, %eax
     mov $2048, %ecx
 1:  mov %eax, (%edi)
-    movl $0, 4(%edi)
     add $0x200000, %eax
     add $8, %edi
     loop 1b
@@ -41,33 +41,20 @@ map:
     mov $pd + 7, %eax
     mov $4, %ecx
 2:  mov %eax, (%edi)
-    movl $0, 4(%edi)
     add $4096, %eax
     add $8, %edi
     loop 2b
-    movl $pdpt + 7, pml4
+    mov $pml4, %edi
+    mov $pdpt + 7, %eax
+    mov %eax, (%edi)
     ret
 
     .code64
     .globl start64
 start64:
     cli
-    mov $pd, %edi
-    mov $0x87, %eax
-    mov $2048, %ecx
-1:  mov %rax, (%rdi)
-    add $0x200000, %rax
-    add $8, %rdi
-    loop 1b
-    mov $pdpt, %edi
-    mov $pd + 7, %eax
-    mov $4, %ecx
-2:  mov %rax, (%rdi)
-    add $4096, %rax
-    add $8, %rdi
-    loop 2b
-    mov $pdpt + 7, %eax
-    mov %rax, pml4
+    mov $stack_top, %esp
+    call map
     mov $pml4, %eax
     mov %rax, %cr3
     lgdt gdtr
