@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::config::{CgroupDriver, Config};
-use crate::sandbox::{HANDLER, HOST_MIB};
+use crate::config::{CgroupDriver, Config, HANDLER};
+use crate::sandbox::HOST_MIB;
 
 const README: &str = include_str!("../../README.md");
 const GUIDE: &str = include_str!("../dist/README.md");
@@ -37,7 +37,8 @@ fn the_configuration_that_is_shown_is_the_default() {
     // An example of what is empty.
     assert!(!std::mem::take(&mut shown.registry.mirrors).is_empty());
     assert_eq!(shown, defaults);
-    for block in blocks(GUIDE) {
+    let handlers = blocks(README).find(|block| block.starts_with("[handlers.")).expect("handlers");
+    for block in blocks(GUIDE).chain([handlers]) {
         toml::from_str::<Config>(block).unwrap();
     }
 }

@@ -97,7 +97,7 @@ impl Node {
         cgroups: Cgroups,
     ) -> Arc<Node> {
         let (pods, containers) = (Mutex::default(), Mutex::default());
-        let templates = Templates::new(&config);
+        let templates = Templates::new(&config, cgroups.clone());
         Arc::new(Node {
             templates,
             config,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use husk_proto::cri;
 
-use crate::{Client, Cni, Paths, wait_for};
+use crate::{Client, Cni, Paths, entries, wait_for};
 
 /// How long the daemon may take to answer after its start.
 const START_LIMIT: Duration = Duration::from_secs(120);
@@ -65,6 +65,33 @@ impl Daemon {
         daemon
     }
 
+    /// Lets every pod boot: a template's VM, which may be in the making when this ends, is nobody's then.
+    pub fn without_templates(self) -> Daemon {
+        let text = fs::read_to_string(&self.config).expect("read the configuration");
+        let text = text.replacen("[vm]\n", "[vm]\ntemplates = false\n", 1);
+        fs::write(&self.config, text).expect("write the configuration");
+        self
+    }
+
+    /// Kills it, and starts it with these lines in its configuration instead of those of an earlier call: the first belong
+    /// to its table `[vm]`, the others are tables.
+    pub async fn restart_with(&self, vm: &str, tables: &str) {
+        const BEGIN: &str = "# added\n";
+        const END: &str = "# end\n";
+        let text = fs::read_to_string(&self.config).expect("read the configuration");
+        let mut plain = String::new();
+        let mut rest = text.as_str();
+        while let Some((before, after)) = rest.split_once(BEGIN) {
+            plain.push_str(before);
+            rest = after.split_once(END).expect("the end of what was added").1;
+        }
+        plain.push_str(rest);
+        let text = plain.replacen("[vm]\n", &format!("[vm]\n{BEGIN}{vm}{END}"), 1);
+        self.kill();
+        fs::write(&self.config, format!("{text}{BEGIN}{tables}{END}")).expect("write the configuration");
+        self.start().await;
+    }
+
     /// Starts it and waits for its first answer.
     pub async fn start(&self) {
         self.start_as(Command::new(&self.program)).await;
@@ -97,6 +124,11 @@ impl Daemon {
             async move { runtime.version(cri::VersionRequest::default()).await.ok() }
         })
         .await;
+    }
+
+    /// Where it keeps templates: a directory for each build.
+    pub fn templates(&self) -> Vec<PathBuf> {
+        entries(&self.root.join("templates"))
     }
 
     /// A client of its socket; it connects when it is used, and again after a restart.

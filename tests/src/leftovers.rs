@@ -58,13 +58,20 @@ impl Leftovers {
     }
 
     fn find(&self, allowed: &[u32]) -> Vec<String> {
+        // A template may be in the making; what is left of one that is not has no directory.
+        let templates = names(&self.run.join("templates"));
+        let in_making = |text: &str| templates.iter().any(|name| text.contains(name.as_str()));
         let mut found = Vec::new();
         let mut add = |kind: &str, names: Vec<String>| {
             found.extend(names.into_iter().map(|name| format!("{kind} {name}")));
         };
         add(
             "process",
-            self.processes(allowed).into_iter().map(|(pid, text)| format!("{pid}: {text}")).collect(),
+            self.processes(allowed)
+                .into_iter()
+                .map(|(pid, text)| format!("{pid}: {text}"))
+                .filter(|text| !in_making(text))
+                .collect(),
         );
         add("link", links().difference(&self.links).filter(|name| *name != BRIDGE).cloned().collect());
         // The parent of pods that name none stays, and so does the cgroup of conversion workers.
@@ -74,6 +81,7 @@ impl Leftovers {
             added
                 .into_iter()
                 .filter(|path| !path.ends_with("/husk") && !path.ends_with("/husk-convert"))
+                .filter(|path| !in_making(path))
                 .collect(),
         );
         add("mount", self.mounts());

@@ -30,7 +30,7 @@ pub use crictl::Crictl;
 pub use daemon::Daemon;
 pub use leftovers::Leftovers;
 pub use logs::LogLine;
-pub use paths::Paths;
+pub use paths::{Paths, entries};
 pub use pod::Pod;
 pub use process::Process;
 pub use progress::{step, wait_for};

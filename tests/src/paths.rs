@@ -1,5 +1,6 @@
 //! Where the things under test are.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Built programs and guest assets.
@@ -74,4 +75,10 @@ impl Paths {
     pub fn disks(&self) -> PathBuf {
         self.checkout.join("target/test-disks")
     }
+}
+
+/// What is in a directory; nothing if it is not there.
+pub fn entries(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
 }

@@ -33,7 +33,12 @@ impl Pod {
             answer = client.runtime().run_pod_sandbox(request).await;
         }
         let answer = answer.expect("RunPodSandbox");
-        Pod { id: answer.into_inner().pod_sandbox_id, config, client: client.clone() }
+        Pod::found(client, answer.into_inner().pod_sandbox_id, config)
+    }
+
+    /// One that runs already.
+    pub fn found(client: &Client, id: String, config: cri::PodSandboxConfig) -> Pod {
+        Pod { id, config, client: client.clone() }
     }
 
     /// CreateContainer, whatever comes of it.

@@ -59,8 +59,8 @@ impl agent_server::Agent for Service {
         request: Request<ConfigureSandboxRequest>,
     ) -> Answer<ConfigureSandboxResponse> {
         let agent = Arc::clone(&self.0);
-        whole(async move { agent.sandbox.configure(request.into_inner()).await }).await?;
-        Ok(Response::new(ConfigureSandboxResponse {}))
+        let answer = whole(async move { agent.sandbox.configure(request.into_inner()).await }).await?;
+        Ok(Response::new(answer))
     }
 
     async fn create_container(

@@ -9,13 +9,13 @@ const MACHINE_ID: &str = "/etc/machine-id";
 /// A version 4 UUID, another one at each reading.
 const RANDOM_UUID: &str = "/proc/sys/kernel/random/uuid";
 
-/// Writes a random one.
-pub fn renew() -> Result<()> {
+/// Writes a random one, and answers it.
+pub fn renew() -> Result<String> {
     let uuid = fs::read_to_string(RANDOM_UUID).context(|| format!("reading {RANDOM_UUID}"))?;
     write(Path::new(MACHINE_ID), &uuid)
 }
 
-fn write(path: &Path, uuid: &str) -> Result<()> {
+fn write(path: &Path, uuid: &str) -> Result<String> {
     let id: String = uuid.trim().chars().filter(|letter| *letter != '-').collect();
     if id.len() != 32 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(Error::Internal(format!("{RANDOM_UUID} says {uuid:?}")));
@@ -23,7 +23,8 @@ fn write(path: &Path, uuid: &str) -> Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).context(|| format!("making {}", parent.display()))?;
     }
-    fs::write(path, format!("{id}\n")).context(|| format!("writing {}", path.display()))
+    fs::write(path, format!("{id}\n")).context(|| format!("writing {}", path.display()))?;
+    Ok(id)
 }
 
 #[cfg(test)]
@@ -34,7 +35,8 @@ mod tests {
     fn an_id_is_32_digits() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("etc/machine-id");
-        write(&path, "0b8a1f6e-3f0c-4c11-9a3e-6d2f5f3c7a10\n").unwrap();
+        let id = write(&path, "0b8a1f6e-3f0c-4c11-9a3e-6d2f5f3c7a10\n").unwrap();
+        assert_eq!(id, "0b8a1f6e3f0c4c119a3e6d2f5f3c7a10");
         assert_eq!(fs::read_to_string(&path).unwrap(), "0b8a1f6e3f0c4c119a3e6d2f5f3c7a10\n");
         assert!(write(&path, "").is_err() && write(&path, "zz").is_err());
     }

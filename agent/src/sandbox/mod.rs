@@ -14,7 +14,7 @@ pub mod volumes;
 use std::fs::File;
 use std::os::fd::AsFd;
 
-use husk_proto::agent::ConfigureSandboxRequest;
+use husk_proto::agent::{ConfigureSandboxRequest, ConfigureSandboxResponse};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
 
@@ -31,17 +31,23 @@ const LATEST_NANOS: i64 = 9_214_646_400_000_000_000;
 /// What the pod has been given, once it has been given it.
 #[derive(Default)]
 pub struct Sandbox {
-    configured: tokio::sync::Mutex<Option<ConfigureSandboxRequest>>,
+    configured: tokio::sync::Mutex<Option<Configured>>,
+}
+
+struct Configured {
+    /// The request, without what is new in each.
+    as_asked: ConfigureSandboxRequest,
+    answer: ConfigureSandboxResponse,
 }
 
 impl Sandbox {
     /// Configures the guest. Each step can be repeated, so that a call which failed may be made again.
-    pub async fn configure(&self, request: ConfigureSandboxRequest) -> Result<()> {
+    pub async fn configure(&self, request: ConfigureSandboxRequest) -> Result<ConfigureSandboxResponse> {
         let mut configured = self.configured.lock().await;
         let identity = identity(&request);
         if let Some(done) = &*configured {
-            return match *done == identity {
-                true => Ok(()),
+            return match done.as_asked == identity {
+                true => Ok(done.answer.clone()),
                 false => {
                     Err(Error::State("the sandbox has been configured already, with other values".into()))
                 }
@@ -51,7 +57,7 @@ impl Sandbox {
         // First of all: whatever is random from here on is this guest's alone, though it may be a clone.
         add_entropy(&request.entropy)?;
         set_clock(request.time_nanos)?;
-        machine_id::renew()?;
+        let machine_id = machine_id::renew()?;
         nix::unistd::sethostname(&request.hostname)
             .context(|| format!("setting the hostname {:?}", request.hostname))?;
         network::configure(&request.interfaces, &request.routes).await?;
@@ -63,8 +69,9 @@ impl Sandbox {
         }
         files::write(&request)?;
         disk::mount_scratch(&request.scratch_serial).await?;
-        *configured = Some(identity);
-        Ok(())
+        let answer = ConfigureSandboxResponse { machine_id };
+        *configured = Some(Configured { as_asked: identity, answer: answer.clone() });
+        Ok(answer)
     }
 
     /// An error unless the sandbox has been configured.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use husk_images::{ImageError, ImageStore};
 
 use crate::cgroup::Cgroups;
-use crate::config::Config;
+use crate::config::{Config, VmDefaults};
 use crate::error::{Error, Result};
 use crate::network::{NetworkConfig, PodNetwork};
 use crate::node::Node;
@@ -18,10 +18,11 @@ pub async fn open(config: Config, network: bool) -> Result<Arc<Node>> {
     for dir in [&config.root, &config.run, &config.root.join("scratch"), &config.run.join("pods")] {
         make_private(dir)?;
     }
-    let programs = [("VMM", &config.vm.vmm), ("converter", &config.registry.converter)];
-    for (what, path) in
-        programs.into_iter().chain([("guest kernel", &config.vm.kernel), ("initramfs", &config.vm.initramfs)])
-    {
+    let of_vm = |vm: &VmDefaults| {
+        [("VMM", vm.vmm.clone()), ("guest kernel", vm.kernel.clone()), ("initramfs", vm.initramfs.clone())]
+    };
+    let converter = ("converter", config.registry.converter.clone());
+    for (what, path) in config.vms().flat_map(of_vm).chain([converter]) {
         if !path.is_file() {
             return Err(Error::Unavailable(format!(
                 "the {what} {} is not there; `husk check` says how to get it",

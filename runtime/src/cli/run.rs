@@ -40,6 +40,8 @@ impl Run {
     /// Runs the command and answers its exit code.
     pub async fn execute(self, mut config: Config) -> Result<ExitCode> {
         config.root = self.root.clone().unwrap_or_else(|| node::standalone_root(&config));
+        // One pod, and nobody stays to make a template after it.
+        config.set_templates(false);
         node::use_own_credentials(&mut config);
         config.run = config.run.join("standalone");
         let configured =

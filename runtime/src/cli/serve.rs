@@ -24,7 +24,7 @@ pub struct Serve {
     /// Address of exec, attach and port-forward [default: 127.0.0.1:0, any free port]
     #[arg(long, value_name = "ADDRESS:PORT")]
     streaming_address: Option<String>,
-    /// Whether pods' VMs are clones of saved guests instead of booting [default: false]
+    /// Whether pods' VMs are clones of saved guests instead of booting [default: true]
     #[arg(long, value_name = "BOOL")]
     vm_templates: Option<bool>,
 }
@@ -43,7 +43,7 @@ impl Serve {
             config.streaming.address = address;
         }
         if let Some(templates) = self.vm_templates {
-            config.vm.templates = templates;
+            config.set_templates(templates);
         }
         let mut terminate = signal(SignalKind::terminate()).map_err(|e| Error::Internal(e.to_string()))?;
         let node = node::open(config, true).await?;

@@ -4,7 +4,6 @@ use husk_proto::cri;
 
 use crate::error::{Error, Result};
 use crate::node::Node;
-use crate::sandbox;
 
 /// Why, and what to do.
 const REASON: &str = "the memory of a pod's VM cannot be saved and loaded yet; keep what must last in a volume, or run \
@@ -26,8 +25,8 @@ pub fn pod(node: &Node, request: &cri::CheckpointPodRequest) -> Result<()> {
 }
 
 /// Refuses to restore a pod.
-pub fn restore(request: &cri::RestorePodRequest) -> Result<()> {
-    sandbox::check_handler(&request.runtime_handler)?;
+pub fn restore(node: &Node, request: &cri::RestorePodRequest) -> Result<()> {
+    node.config.handler(&request.runtime_handler)?;
     let path: String = request.checkpoint_path.chars().take(200).collect();
     Err(Error::Unsupported(format!("no pod can be restored from {path:?}: {REASON}")))
 }

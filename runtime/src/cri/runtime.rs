@@ -12,7 +12,6 @@ use super::{checkpoint, chunks, events, list, metrics, pod_stats, stats, view};
 use crate::cgroup;
 use crate::config::CgroupDriver;
 use crate::node::{Node, lock, now_nanos};
-use crate::sandbox::HANDLER;
 use crate::streaming::{Streaming, Work};
 
 /// What both handlers can do.
@@ -71,7 +70,7 @@ impl RuntimeService for Runtime {
                 conditions: vec![condition("RuntimeReady", kvm), condition("NetworkReady", network)],
             }),
             info,
-            runtime_handlers: vec![handler(""), handler(HANDLER)],
+            runtime_handlers: std::iter::once("").chain(self.0.config.handler_names()).map(handler).collect(),
             features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
         })
     }
@@ -116,6 +115,8 @@ impl RuntimeService for Runtime {
         if request.verbose {
             info.insert("pid".into(), record.vmm_pid.to_string());
             info.insert("message".into(), record.message.clone());
+            info.insert("machineId".into(), record.machine_id.clone());
+            info.insert("cloned".into(), record.cloned.to_string());
             let dir = self.0.pod_dir(&pod.id);
             info.insert(
                 "cgroup".into(),
@@ -334,7 +335,7 @@ impl RuntimeService for Runtime {
     }
 
     async fn restore_pod(&self, request: Request<cri::RestorePodRequest>) -> Answer<cri::RestorePodResponse> {
-        checkpoint::restore(request.get_ref())?;
+        checkpoint::restore(&self.0, request.get_ref())?;
         ok(cri::RestorePodResponse::default())
     }
 

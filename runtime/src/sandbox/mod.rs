@@ -15,7 +15,6 @@ mod update;
 mod volumes;
 
 pub use resize::Beyond;
-pub use run::check_handler;
 pub use size::Size;
 
 use std::path::Path;
@@ -27,9 +26,6 @@ use crate::events::Kind;
 use crate::node::{Node, Pod, lock};
 use crate::store::Phase;
 use crate::volume;
-
-/// The RuntimeClass handler of husk's pods; they may also name none.
-pub const HANDLER: &str = "husk";
 
 /// What a pod needs on the host beside its guest's memory, MiB: the VMM, virtiofsd, and the kernel's for both.
 pub const HOST_MIB: u32 = 32;

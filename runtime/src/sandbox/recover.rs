@@ -39,7 +39,7 @@ impl Node {
         }
         while recoveries.join_next().await.is_some() {}
         self.sweep().await;
-        self.templates.sweep().await;
+        self.templates.sweep(&self.config).await;
         Ok(())
     }
 
@@ -97,7 +97,7 @@ impl Node {
                 tracing::warn!(sandbox = pod.id, "cannot delete a half-made container: {}", status.code());
             }
         }
-        let mut slots = Slots::new(self.config.vm.block_slots);
+        let mut slots = Slots::new(self.config.handler_of_pod(&pod.record().runtime_handler).block_slots);
         for container in &containers {
             let record = container.record();
             slots.restore(&record.image_id, record.slot as u8);

@@ -48,7 +48,8 @@ impl Node {
                 Claim::of(&container.record(), instead)
             })
             .collect();
-        Size::of(config, limits_set, &claims, &self.config.vm)
+        let defaults = self.config.handler_of_pod(&pod.record().runtime_handler);
+        Size::of(config, limits_set, &claims, defaults)
     }
 
     /// Lets a pod's VM grow to what its limits will be; it never shrinks here.
@@ -70,11 +71,12 @@ impl Node {
     pub(super) async fn grow(&self, pod: &Pod, live: &Live, wanted: Size, beyond: Beyond) -> Result<()> {
         let mut size = live.size.lock().await;
         let record = pod.record();
-        let room = Room::given(&record, &self.config.vm);
+        let defaults = self.config.handler_of_pod(&record.runtime_handler);
+        let room = Room::given(&record, defaults);
         if beyond == Beyond::Refused {
             room.check(wanted, self.wanted(pod, None))?;
         }
-        let have = size.unwrap_or_else(|| Size::given(&record, &self.config.vm));
+        let have = size.unwrap_or_else(|| Size::given(&record, defaults));
         let target = have.or_more(room.cap(wanted));
         self.resize(pod, live, &mut size, have, target).await
     }
@@ -84,8 +86,9 @@ impl Node {
     pub async fn fit(&self, pod: &Pod, live: &Live) {
         let mut size = live.size.lock().await;
         let record = pod.record();
-        let have = size.unwrap_or_else(|| Size::given(&record, &self.config.vm));
-        let target = Room::given(&record, &self.config.vm).cap(self.wanted(pod, None));
+        let defaults = self.config.handler_of_pod(&record.runtime_handler);
+        let have = size.unwrap_or_else(|| Size::given(&record, defaults));
+        let target = Room::given(&record, defaults).cap(self.wanted(pod, None));
         if let Err(error) = self.resize(pod, live, &mut size, have, target).await {
             tracing::warn!(sandbox = pod.id, "the pod's VM cannot be as large as its limits: {error}");
         }

@@ -9,7 +9,7 @@ use husk_vmm::config::slot_serial;
 use super::resize::make_use;
 use super::size::{Room, Size};
 use super::start::Started;
-use super::{HANDLER, HOST_MIB, namespaces, resolv, scratch, tear_down};
+use super::{HOST_MIB, namespaces, resolv, scratch, tear_down};
 use crate::cgroup::CgroupPath;
 use crate::error::{Error, Result};
 use crate::events::Kind;
@@ -30,7 +30,8 @@ impl Node {
         config: cri::PodSandboxConfig,
         handler: String,
     ) -> Result<String> {
-        validate(&config, &handler)?;
+        validate(&config)?;
+        self.config.handler(&handler)?;
         crate::host::kvm().map_err(Error::Unavailable)?;
         let metadata = config.metadata.clone();
         let id = new_id();
@@ -77,7 +78,7 @@ impl Node {
         let metadata = config.metadata.clone().unwrap_or_default();
         let dir = self.pod_dir(&pod.id);
         std::fs::create_dir_all(&dir).map_err(|e| Error::io("make", &dir, e))?;
-        let defaults = &self.config.vm;
+        let defaults = self.config.handler(&pod.record().runtime_handler)?;
         let size = Size::of(&config, false, &[], defaults);
         let room = Room::of(size, defaults);
         let memory_mib = size.memory_mib;
@@ -95,7 +96,7 @@ impl Node {
                 );
             }
         }
-        let scratch_bytes = scratch::bytes(&config.annotations, &self.config.vm)?;
+        let scratch_bytes = scratch::bytes(&config.annotations, defaults)?;
         let scratch = self.scratch.instantiate(&self.scratch_path(&pod.id), scratch_bytes)?;
 
         let mut nets = Vec::new();
@@ -141,7 +142,8 @@ impl Node {
             record.max_memory_mib = room.max_memory_mib;
             record.ips = ips;
         })?;
-        let Started { vm, mut guest, cloned, class } = self.start_vm(pod, size, room, &nets).await?;
+        let Started { vm, mut guest, cloned, class } =
+            self.start_vm(pod, defaults, size, room, &nets).await?;
         // The VMM has copies.
         drop(nets);
         let booted = begun.elapsed();
@@ -161,7 +163,9 @@ impl Node {
                 false => Ok(memory_mib),
             }
         });
-        configured.map_err(|status| guest::refusal("the guest could not be configured", status))?;
+        let configured = configured
+            .map_err(|status| guest::refusal("the guest could not be configured", status))?
+            .into_inner();
         let got = got?;
         if got < memory_mib {
             tracing::warn!(sandbox = pod.id, "the guest has {got} MiB of {memory_mib} MiB of memory yet");
@@ -173,7 +177,11 @@ impl Node {
         let volumes = Arc::new(tokio::sync::Mutex::new(Volumes::new(&dir)));
         let size = Arc::new(tokio::sync::Mutex::new(Some(size)));
         *pod.live.write().await = Some(Live { vm: vm.clone(), guest, slots, volumes, size });
-        self.update_pod(pod, |record| record.phase = Phase::Running.into())?;
+        self.update_pod(pod, |record| {
+            record.phase = Phase::Running.into();
+            record.machine_id = machine_id(configured.machine_id);
+            record.cloned = cloned;
+        })?;
         self.tell_of_pod(pod, Kind::Started);
         self.watch(pod.clone(), vm);
         let ms = |d: std::time::Duration| d.as_millis() as u64;
@@ -188,8 +196,8 @@ impl Node {
         );
         if !cloned {
             let node = self.clone();
-            let taken = node.pods().iter().map(|pod| pod.record().uid).collect();
-            tokio::spawn(async move { node.templates.make(&class, &taken).await });
+            let defaults = defaults.clone();
+            tokio::spawn(async move { node.templates.make(&class, &defaults).await });
         }
         Ok(())
     }
@@ -237,22 +245,13 @@ impl Node {
     }
 }
 
-/// Refuses a RuntimeClass handler that is another runtime's.
-pub fn check_handler(handler: &str) -> Result<()> {
-    if handler.is_empty() || handler == HANDLER {
-        return Ok(());
-    }
-    Err(Error::Invalid(format!("runtime handler {handler:?} is not known; use {HANDLER:?} or none")))
-}
-
-fn validate(config: &cri::PodSandboxConfig, handler: &str) -> Result<()> {
+fn validate(config: &cri::PodSandboxConfig) -> Result<()> {
     let Some(metadata) = &config.metadata else {
         return Err(Error::Invalid("the sandbox has no metadata; name, namespace and uid are needed".into()));
     };
     if metadata.name.is_empty() || metadata.namespace.is_empty() || metadata.uid.is_empty() {
         return Err(Error::Invalid("the sandbox's name, namespace and uid must not be empty".into()));
     }
-    check_handler(handler)?;
     if config.hostname.len() > 64 {
         return Err(Error::Invalid(format!("hostname {:?} is longer than 64 bytes", config.hostname)));
     }
@@ -316,6 +315,12 @@ fn entropy() -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// A machine id as a guest tells it; nothing if it is none.
+fn machine_id(told: String) -> String {
+    let fine = told.len() == 32 && told.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if fine { told } else { String::new() }
+}
+
 fn short_name(id: &str) -> String {
     id.chars().take(12).collect()
 }
@@ -339,8 +344,7 @@ mod tests {
     #[test]
     fn a_request_for_the_hosts_namespaces_is_refused_with_the_reason() {
         let mut config = config();
-        validate(&config, "husk").unwrap();
-        assert!(validate(&config, "runc").unwrap_err().to_string().contains("runc"));
+        validate(&config).unwrap();
         config.linux = Some(cri::LinuxPodSandboxConfig {
             security_context: Some(cri::LinuxSandboxSecurityContext {
                 namespace_options: Some(cri::NamespaceOption {
@@ -351,6 +355,6 @@ mod tests {
             }),
             ..Default::default()
         });
-        assert!(validate(&config, "").unwrap_err().to_string().contains("network"));
+        assert!(validate(&config).unwrap_err().to_string().contains("network"));
     }
 }

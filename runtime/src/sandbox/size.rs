@@ -18,6 +18,8 @@ const DEFAULT_MAX_VCPUS: usize = 8;
 const BOOT_MIB: u32 = 256;
 /// But at least with this part of it, because the kernel sizes its tables by what it boots with.
 const BOOT_PART: u32 = 8;
+/// And with a multiple of this, so that pods of many sizes can be clones of few templates, MiB.
+const BOOT_STEP: u32 = 64;
 /// The least memory of a VM, MiB.
 const MIN_MIB: u32 = 64;
 
@@ -137,7 +139,8 @@ impl Size {
     /// What of its memory a VM boots with, MiB; the rest is plugged.
     pub fn boot_mib(&self) -> u32 {
         let part = (self.memory_mib / BOOT_PART).next_multiple_of(HOTPLUG_SLOT_MIB);
-        self.memory_mib.min(part.max(BOOT_MIB))
+        let whole = self.memory_mib / BOOT_STEP * BOOT_STEP;
+        whole.max(MIN_MIB).min(part.max(BOOT_MIB)).min(self.memory_mib)
     }
 }
 
@@ -319,7 +322,7 @@ mod tests {
     #[test]
     fn a_vm_boots_with_little_and_can_have_much() {
         let size = |memory_mib| Size { vcpus: 1, memory_mib, huge_mib: 0 };
-        assert_eq!([100, 256, 300, 4096, 65_536].map(|mib| size(mib).boot_mib()), [100, 256, 256, 512, 8192]);
+        assert_eq!([100, 256, 300, 4096, 65_536].map(|mib| size(mib).boot_mib()), [64, 256, 256, 512, 8192]);
         let defaults = VmDefaults { max_memory_mib: 1000, max_vcpus: 4, ..Default::default() };
         let room = Room::of(size(300), &defaults);
         assert_eq!(room, Room { max_vcpus: 4, max_memory_mib: 256 + 768 });

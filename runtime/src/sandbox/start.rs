@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use husk_vmm::config::RestoreConfig;
 
-use super::HANDLER;
 use super::size::{Room, Size};
+use crate::config::{HANDLER, TemplateScope, VmDefaults};
 use crate::error::{Error, Result};
 use crate::guest::{self, Guest};
 use crate::node::{Node, Pod, lock};
-use crate::template::Class;
+use crate::store::SandboxRecord;
+use crate::template::{Class, Trust};
 use crate::vm::{Vm, VmNet, VmSpec, last_words};
 
 /// How long a clone may take until its agent answers, on the slowest of hosts.
@@ -33,20 +34,21 @@ impl Node {
     pub(super) async fn start_vm(
         &self,
         pod: &Arc<Pod>,
+        defaults: &VmDefaults,
         size: Size,
         room: Room,
         nets: &[VmNet],
     ) -> Result<Started> {
         let class = Class {
-            handler: HANDLER.to_owned(),
+            trust: trust(&pod.record(), defaults.template_scope),
             max_vcpus: room.max_vcpus,
             boot_mib: size.boot_mib(),
             hotplug_mib: room.hotplug(size).limit_mib,
-            block_slots: self.config.vm.block_slots,
+            block_slots: defaults.block_slots,
             nets: nets.len(),
         };
-        if let Some(template) = self.templates.find(&class) {
-            match self.clone_vm(pod, size, room, nets, template.clone()).await {
+        if let Some(template) = self.templates.find(&class, defaults) {
+            match self.clone_vm(pod, defaults, size, room, nets, template.clone()).await {
                 Ok((vm, guest)) => {
                     self.templates.trust(&template);
                     return Ok(Started { vm, guest, cloned: true, class });
@@ -57,8 +59,8 @@ impl Node {
                 }
             }
         }
-        let vm = self.launch(pod, size, room, nets, None)?;
-        vm.ready(&self.config.vm).await?;
+        let vm = self.launch(pod, defaults, size, room, nets, None)?;
+        vm.ready(defaults).await?;
         let guest = guest::connect(&vm.vsock()).await?;
         Ok(Started { vm, guest, cloned: false, class })
     }
@@ -66,12 +68,13 @@ impl Node {
     async fn clone_vm(
         &self,
         pod: &Arc<Pod>,
+        defaults: &VmDefaults,
         size: Size,
         room: Room,
         nets: &[VmNet],
         template: RestoreConfig,
     ) -> Result<(Arc<Vm>, Guest)> {
-        let vm = self.launch(pod, size, room, nets, Some(template))?;
+        let vm = self.launch(pod, defaults, size, room, nets, Some(template))?;
         let socket = vm.vsock();
         // Its agent listens since before it was saved: there is no word to wait for.
         let answer = async {
@@ -97,6 +100,7 @@ impl Node {
     fn launch(
         &self,
         pod: &Arc<Pod>,
+        defaults: &VmDefaults,
         size: Size,
         room: Room,
         nets: &[VmNet],
@@ -117,12 +121,25 @@ impl Node {
             restore,
             savable: false,
         };
-        let vm = Arc::new(Vm::start(&self.config.vm, spec)?);
+        let vm = Arc::new(Vm::start(defaults, spec)?);
         *lock(&pod.vm) = Some(vm.clone());
         self.update_pod(pod, |record| {
             record.vmm_pid = vm.process.pid;
             record.vmm_started = vm.process.started;
         })?;
         Ok(vm)
+    }
+}
+
+/// Whom a pod's template may serve beside it.
+fn trust(record: &SandboxRecord, scope: TemplateScope) -> Trust {
+    let metadata = record.config.as_ref().and_then(|config| config.metadata.as_ref());
+    let handler = if record.runtime_handler.is_empty() { HANDLER } else { &record.runtime_handler };
+    Trust {
+        handler: handler.to_owned(),
+        namespace: match scope {
+            TemplateScope::Handler => None,
+            TemplateScope::Namespace => Some(metadata.map(|of| of.namespace.clone()).unwrap_or_default()),
+        },
     }
 }

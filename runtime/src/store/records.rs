@@ -66,6 +66,12 @@ pub struct SandboxRecord {
     /// follow what is changed of containers'.
     #[prost(bool, tag = "14")]
     pub limits_set: bool,
+    /// The guest's machine id; empty where no agent has told it.
+    #[prost(string, tag = "31")]
+    pub machine_id: String,
+    /// Whether its VM is a clone of a template, and has not booted.
+    #[prost(bool, tag = "32")]
+    pub cloned: bool,
     /// The user and group of its VMM; 0: root, by a daemon that knew no others.
     #[prost(uint32, tag = "30")]
     pub uid: u32,

@@ -8,12 +8,21 @@ use sha2::{Digest, Sha256};
 use crate::config::VmDefaults;
 use crate::error::{Error, Result};
 
+/// Pods with different trust settings never have a page in common.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Trust {
+    /// The RuntimeClass handler.
+    pub handler: String,
+    /// The Kubernetes namespace, where only its pods may share.
+    pub namespace: Option<String>,
+}
+
 /// What of a VM its guest has seen when it booted, and whom it may serve. Pods of one class differ in what can change
 /// while a VM runs: vCPUs and memory within these bounds, addresses and MTU of interfaces, media.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Class {
-    /// The RuntimeClass handler: pods with different trust settings never have a page in common.
-    pub handler: String,
+    /// Whom it may serve.
+    pub trust: Trust,
     /// The most vCPUs.
     pub max_vcpus: u8,
     /// Memory that it boots with, MiB.
@@ -29,10 +38,15 @@ pub struct Class {
 impl Class {
     /// The name of its directory.
     pub fn name(&self) -> String {
-        let Self { handler, max_vcpus, boot_mib, hotplug_mib, block_slots, nets } = self;
-        // A name that no handler can make to another's or lead out of the directory.
-        let handler = &hex(Sha256::digest(handler))[..8];
-        format!("{boot_mib}+{hotplug_mib}MiB-{max_vcpus}cpus-{block_slots}slots-{nets}nets-{handler}")
+        let Self { trust: Trust { handler, namespace }, max_vcpus, boot_mib, hotplug_mib, block_slots, nets } =
+            self;
+        // Nothing that a pod names can be made another's, or lead out of the directory.
+        let trust = match namespace {
+            None => format!("h{handler}"),
+            Some(namespace) => format!("n{}:{handler}{namespace}", handler.len()),
+        };
+        let trust = &hex(Sha256::digest(trust))[..16];
+        format!("{boot_mib}+{hotplug_mib}MiB-{max_vcpus}cpus-{block_slots}slots-{nets}nets-{trust}")
     }
 }
 
@@ -76,7 +90,7 @@ mod tests {
 
     fn class() -> Class {
         Class {
-            handler: "husk".into(),
+            trust: Trust { handler: "husk".into(), namespace: None },
             max_vcpus: 4,
             boot_mib: 256,
             hotplug_mib: 1024,
@@ -85,12 +99,20 @@ mod tests {
         }
     }
 
+    fn trusting(handler: &str, namespace: Option<&str>) -> Class {
+        let trust = Trust { handler: handler.into(), namespace: namespace.map(str::to_owned) };
+        Class { trust, ..class() }
+    }
+
     #[test]
     fn what_differs_has_another_name() {
         let names: std::collections::HashSet<String> = [
             class(),
-            Class { handler: "husk-secure".into(), ..class() },
-            Class { handler: "../x".into(), ..class() },
+            trusting("husk-secure", None),
+            trusting("../x", None),
+            trusting("husk", Some("")),
+            trusting("husk", Some("a")),
+            trusting("huska", Some("")),
             Class { max_vcpus: 5, ..class() },
             Class { boot_mib: 128, ..class() },
             Class { hotplug_mib: 128, ..class() },
@@ -100,7 +122,7 @@ mod tests {
         .iter()
         .map(Class::name)
         .collect();
-        assert_eq!(names.len(), 8);
+        assert_eq!(names.len(), 11);
         assert!(names.iter().all(|name| !name.contains(['/', '\0'])));
     }
 

@@ -1,35 +1,37 @@
 //! A template is made: a guest boots, comes to rest, and is saved.
 
-use std::collections::HashSet;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use husk_vmm::config::HotplugConfig;
 use rustix::fs::{FlockOperation, flock};
 
-use super::{Class, HALF_MADE, MAX, Templates, entries, files, remove};
-use crate::cgroup::Door;
+use super::{Class, HALF_MADE, Templates, end, entries, files, remove, used};
+use crate::cgroup::CgroupPath;
+use crate::config::VmDefaults;
 use crate::error::{Error, Result};
-use crate::vm::{Vm, VmNet, VmSpec, free_user};
+use crate::vm::{Vm, VmNet, VmSpec, template_user};
 
 /// What a guest still does after it is ready, and would otherwise be done again by each clone.
 const REST: Duration = Duration::from_millis(500);
 /// A guest that is not idle yet is asked again.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(100);
+/// A template that a pod has used so lately is worth more than a new one: with more kinds of pods in turn than there may
+/// be templates, each pod would make one and use none.
+const LATELY: Duration = Duration::from_secs(600);
 /// The largest MTU: a guest's driver lets it be lowered from what it found, not raised.
 const MTU: u16 = u16::MAX;
 
 impl Templates {
-    /// Makes the template of a class, unless it is there, or another one is being made. Its VMM becomes a user that is
-    /// not `taken`.
-    pub async fn make(&self, class: &Class, taken: &HashSet<u32>) {
-        if !self.enabled || self.find(class).is_some() {
+    /// Makes the template of a class, unless it is there, or another one is being made.
+    pub async fn make(&self, class: &Class, vm: &VmDefaults) {
+        if !vm.clones() || self.find(class, vm).is_some() {
             return;
         }
-        match self.try_make(class, taken).await {
+        match self.try_make(class, vm).await {
             Ok(true) => {
                 tracing::info!(class = class.name(), "a template was made; further pods are its clones")
             }
@@ -38,31 +40,38 @@ impl Templates {
         }
     }
 
-    async fn try_make(&self, class: &Class, taken: &HashSet<u32>) -> Result<bool> {
+    async fn try_make(&self, class: &Class, vm: &VmDefaults) -> Result<bool> {
         make_dir(&self.root)?;
         let lock_path = self.root.join("lock");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&lock_path);
         let lock = lock.map_err(|e| Error::io("open", &lock_path, e))?;
         // Held until it is closed. Who has it makes one, and the next pod of this class asks again.
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() || self.find(class).is_some() {
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() || self.find(class, vm).is_some() {
             return Ok(false);
         }
-        let place = self.place(class)?;
+        let place = self.place(class, vm)?;
+        if !self.make_room(vm.max_templates - 1)? {
+            tracing::info!(
+                class = class.name(),
+                "no template is made, all {} were used lately; vm.max_templates allows for more",
+                vm.max_templates
+            );
+            return Ok(false);
+        }
         let half_made = place.with_extension(HALF_MADE);
-        let run = self.run.join(class.name());
+        let run = self.run.join(format!("template-{}", class.name()));
         for dir in [&half_made, &run] {
             remove(dir)?;
             make_dir(dir)?;
         }
-        let uid = free_user(self.vm.uid_range, taken)?;
-        let saved = self.boot_and_save(class, uid, &run, &half_made).await;
-        remove(&run)?;
+        let saved = self.boot_and_save(class, vm, &run, &half_made).await;
+        end(&self.cgroups, &run).await?;
         if let Err(e) = saved {
             remove(&half_made)?;
             return Err(e);
         }
         // A kernel, agent or monitor that was replaced meanwhile may be in it, or may not.
-        if self.place(class)? != place {
+        if self.place(class, vm)? != place {
             remove(&half_made)?;
             return Err(Error::Unavailable("the guest's files were replaced meanwhile".into()));
         }
@@ -71,40 +80,59 @@ impl Templates {
         std::fs::rename(&half_made, &place).map_err(|e| Error::io("rename", &half_made, e))?;
         if let Some(build) = place.parent() {
             sync(build)?;
-            make_room(build, &place)?;
         }
         crate::node::lock(&self.trusted).insert(place);
         Ok(true)
     }
 
-    async fn boot_and_save(&self, class: &Class, uid: u32, run: &Path, to: &Path) -> Result<()> {
+    async fn boot_and_save(&self, class: &Class, vm: &VmDefaults, run: &Path, to: &Path) -> Result<()> {
+        let id = run.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if let Some(path) = CgroupPath::of_pod("", &self.parent_cgroup, id)? {
+            self.cgroups.make(run, &path)?;
+        }
         // No clone keeps these: it is given its own.
         let nets: Vec<VmNet> = (0..class.nets)
             .map(|index| VmNet { tap: None, mac: format!("02:00:00:00:00:{:02x}", index as u8), mtu: MTU })
             .collect();
         let spec = VmSpec {
-            id: "template",
+            id,
             dir: run,
-            uid,
+            uid: template_user(vm.uid_range)?,
             network: None,
             vcpus: 1,
             max_vcpus: class.max_vcpus,
             boot_mib: class.boot_mib,
             hotplug: HotplugConfig { limit_mib: class.hotplug_mib, requested_mib: 0 },
             nets: &nets,
-            door: Door::default(),
+            door: self.cgroups.door(run)?,
             restore: None,
             savable: true,
         };
-        let vm = Vm::start(&self.vm, spec)?;
+        let started = Vm::start(vm, spec)?;
         let saved = async {
-            vm.ready(&self.vm).await?;
+            started.ready(vm).await?;
             tokio::time::sleep(REST).await;
-            save(&vm, to).await
+            save(&started, to).await
         }
         .await;
-        vm.stop().await;
+        started.stop().await;
         saved
+    }
+
+    /// Removes templates, those whose last use is longest ago first, until there are no more than `most`. False: there
+    /// are more, used lately.
+    pub(super) fn make_room(&self, most: usize) -> Result<bool> {
+        let mut places: Vec<PathBuf> = entries(&self.root).iter().flat_map(|build| entries(build)).collect();
+        places.retain(|place| place.extension().is_none_or(|extension| extension != HALF_MADE));
+        places.sort_by_key(|place| used(place));
+        for place in places.iter().take(places.len().saturating_sub(most)) {
+            let lately = SystemTime::now().checked_sub(LATELY);
+            if lately.zip(used(place)).is_none_or(|(lately, used)| used > lately) {
+                return Ok(false);
+            }
+            remove(place)?;
+        }
+        Ok(true)
     }
 }
 
@@ -124,16 +152,6 @@ async fn save(vm: &Vm, to: &Path) -> Result<()> {
         }
         tries += 1;
     }
-}
-
-/// Removes the oldest but `newest` when there are too many.
-fn make_room(build: &Path, newest: &Path) -> Result<()> {
-    let age = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
-    let mut places = entries(build);
-    places.retain(|place| place != newest);
-    places.sort_by_key(|place| age(place));
-    let excess = (places.len() + 1).saturating_sub(MAX);
-    places.iter().take(excess).try_for_each(|place| remove(place))
 }
 
 fn make_dir(dir: &Path) -> Result<()> {

@@ -10,51 +10,52 @@ mod make;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 use husk_vmm::config::RestoreConfig;
 
-pub use class::Class;
+pub use class::{Class, Trust};
 
+use crate::cgroup::Cgroups;
 use crate::config::{Config, VmDefaults};
 use crate::error::{Error, Result};
 use crate::node::lock;
 use crate::vm::Vm;
 
-/// The most templates of one build; the oldest make room.
-const MAX: usize = 8;
 /// What is being made.
 const HALF_MADE: &str = "new";
 
 /// The node's templates.
 pub struct Templates {
-    enabled: bool,
-    vm: VmDefaults,
     root: PathBuf,
     /// Where the VMs that become templates have their sockets.
     run: PathBuf,
+    cgroups: Cgroups,
+    /// Below which these VMs have their cgroups.
+    parent_cgroup: String,
     /// Places of those whose memory this daemon has written or had checked.
     trusted: Mutex<HashSet<PathBuf>>,
 }
 
 impl Templates {
     /// Those of a configuration.
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, cgroups: Cgroups) -> Self {
         Self {
-            enabled: config.vm.templates,
-            vm: config.vm.clone(),
             root: config.root.join("templates"),
             run: config.run.join("templates"),
+            cgroups,
+            parent_cgroup: config.cgroup.parent.clone(),
             trusted: Mutex::default(),
         }
     }
 
-    fn place(&self, class: &Class) -> Result<PathBuf> {
-        Ok(self.root.join(class::build(&self.vm)?).join(class.name()))
+    fn place(&self, class: &Class, vm: &VmDefaults) -> Result<PathBuf> {
+        Ok(self.root.join(class::build(vm)?).join(class.name()))
     }
 
     /// The template of a class, if there is one.
-    pub fn find(&self, class: &Class) -> Option<RestoreConfig> {
-        let place = self.enabled.then(|| self.place(class).ok()).flatten()?;
+    pub fn find(&self, class: &Class, vm: &VmDefaults) -> Option<RestoreConfig> {
+        let place = vm.clones().then(|| self.place(class, vm).ok()).flatten()?;
         let [state, memory] = files(&place);
         // Power may have failed, or the disk, since an earlier daemon wrote it.
         let verify = !lock(&self.trusted).contains(&place);
@@ -65,6 +66,9 @@ impl Templates {
     pub fn trust(&self, template: &RestoreConfig) {
         if let Some(place) = template.state.parent() {
             lock(&self.trusted).insert(place.to_owned());
+            if let Err(e) = note_use(place) {
+                tracing::warn!("{e}");
+            }
         }
     }
 
@@ -78,10 +82,12 @@ impl Templates {
     }
 
     /// Removes what is of no use: templates of other builds, half-made ones, and VMs that were to become some.
-    pub async fn sweep(&self) {
-        let build = class::build(&self.vm).ok().filter(|_| self.enabled);
+    pub async fn sweep(&self, config: &Config) {
+        let used = config.vms().filter(|vm| vm.clones());
+        let builds: HashSet<String> = used.filter_map(|vm| class::build(vm).ok()).collect();
         for dir in entries(&self.root) {
-            let outdated = dir.file_name().and_then(|name| name.to_str()) != build.as_deref();
+            let outdated =
+                !dir.file_name().and_then(|name| name.to_str()).is_some_and(|name| builds.contains(name));
             let useless = if outdated { vec![dir] } else { half_made(&dir) };
             for path in useless {
                 if let Err(e) = remove(&path) {
@@ -93,11 +99,27 @@ impl Templates {
             if let Some(vm) = Vm::find(&dir) {
                 vm.process.kill().await;
             }
-            if let Err(e) = remove(&dir) {
+            if let Err(e) = end(&self.cgroups, &dir).await {
                 tracing::warn!("{e}");
             }
         }
     }
+}
+
+/// Removes the cgroup and the directory of a VM that has ended.
+async fn end(cgroups: &Cgroups, run: &Path) -> Result<()> {
+    cgroups.remove(run).await?;
+    remove(run)
+}
+
+/// When a template was made, or used last: its directory's time says it.
+fn used(place: &Path) -> Option<SystemTime> {
+    place.metadata().and_then(|metadata| metadata.modified()).ok()
+}
+
+fn note_use(place: &Path) -> Result<()> {
+    let noted = std::fs::File::open(place).and_then(|dir| dir.set_modified(SystemTime::now()));
+    noted.map_err(|e| Error::io("note the use of", place, e))
 }
 
 /// State and memory.

@@ -22,7 +22,7 @@ pub use end::describe as describe_end;
 pub use process::{Usage, VmProcess};
 pub use scratch::ScratchTemplate;
 pub use slots::{SCRATCH_SLOT, Slots};
-pub use user::free as free_user;
+pub use user::{free as free_user, of_template as template_user};
 
 use crate::cgroup::Door;
 use crate::config::VmDefaults;
@@ -115,7 +115,10 @@ impl Vm {
             jail: Some(JailConfig { uid: spec.uid, gid: spec.uid, network_fd }),
             vcpus: spec.vcpus,
             max_vcpus: spec.max_vcpus,
+            vcpu_cpus: defaults.vcpu_cpus.clone(),
+            nice: defaults.nice,
             memory_mib: spec.boot_mib,
+            huge_pages: defaults.huge_pages,
             hotplug: Some(spec.hotplug),
             kernel: defaults.kernel.clone(),
             initramfs: defaults.initramfs.clone(),

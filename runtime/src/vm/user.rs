@@ -6,7 +6,7 @@ use rustix::process::{Uid, getpriority_user};
 
 use crate::error::{Error, Result};
 
-/// A number of the range, whose ends are part of it, that is not `taken` by a pod, and that no process of the host has:
+/// A number of the range, whose ends are part of it but for the last, which is [`of_template`]'s, that is not `taken` by a pod, and that no process of the host has:
 /// another husk may use the same range.
 ///
 /// # Errors
@@ -14,15 +14,27 @@ use crate::error::{Error, Result};
 pub fn free(range: [u32; 2], taken: &HashSet<u32>) -> Result<u32> {
     let [first, last] = range;
     // From anywhere on, so that two that look at the same time, or one after the other, find different ones.
-    let start = random(u64::from(last - first) + 1);
-    (first + start..=last)
+    let start = random(u64::from(last - first));
+    (first + start..last)
         .chain(first..first + start)
         .find(|uid| !taken.contains(uid) && !in_use(*uid))
         .ok_or_else(|| {
             Error::Exhausted(format!(
-                "each user from {first} to {last} (vm.uid_range) has a pod or a process: remove pods, or widen it"
+                "each user from {first} to {} (vm.uid_range) has a pod or a process: remove pods, or widen it",
+                last - 1
             ))
         })
+}
+
+/// The user of the VM that becomes a template: there is one at a time.
+///
+/// # Errors
+/// [`Error::Unavailable`] when a process has it: that of another husk.
+pub fn of_template([_, last]: [u32; 2]) -> Result<u32> {
+    if in_use(last) {
+        return Err(Error::Unavailable(format!("user {last}, the last of vm.uid_range, has a process")));
+    }
+    Ok(last)
 }
 
 /// Below `bound`.
@@ -44,11 +56,11 @@ mod tests {
 
     #[test]
     fn each_number_is_found_once_and_then_none() {
-        let range = [1_990_000_000, 1_990_000_009];
+        let range = [1_990_000_000, 1_990_000_010];
         let mut taken = HashSet::new();
         for _ in 0..10 {
             let uid = free(range, &taken).unwrap();
-            assert!((range[0]..=range[1]).contains(&uid) && taken.insert(uid));
+            assert!((range[0]..range[1]).contains(&uid) && taken.insert(uid));
         }
         let error = free(range, &taken).unwrap_err();
         assert!(
@@ -62,6 +74,8 @@ mod tests {
     #[test]
     fn a_number_that_a_process_has_is_not_free() {
         let own = rustix::process::getuid().as_raw();
-        assert!(free([own, own], &HashSet::new()).is_err());
+        assert!(free([own, own + 1], &HashSet::new()).is_err());
+        assert!(of_template([own.saturating_sub(1), own]).is_err());
+        assert_eq!(of_template([1_990_000_000, 1_990_000_010]).unwrap(), 1_990_000_010);
     }
 }

@@ -17,8 +17,19 @@ pub struct VmConfig {
     pub vcpus: u8,
     /// Number of vCPUs that it may bring online while it runs, `vcpus` to 32.
     pub max_vcpus: u8,
+    /// CPUs of the host that vCPUs are tied to: the first vCPU to the first, and from the beginning again where there are
+    /// fewer. Empty: the host's scheduler decides.
+    #[serde(default)]
+    pub vcpu_cpus: Vec<u16>,
+    /// The nice value of all threads (sched(7)), -20 to 19.
+    #[serde(default)]
+    pub nice: i8,
     /// Memory that the guest boots with, MiB, at least 32.
     pub memory_mib: u32,
+    /// Whether the guest's memory comes in huge pages of 2 MiB, which the host has set aside (hugetlbfs). What of it the
+    /// guest boots with is reserved at the start. Such a VM is no template, and no clone of one.
+    #[serde(default)]
+    pub huge_pages: bool,
     /// Memory that it may have beyond; without it there is no such device.
     #[serde(default)]
     pub hotplug: Option<HotplugConfig>,

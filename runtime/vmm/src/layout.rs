@@ -55,7 +55,9 @@ pub const FIRST_IRQ: u32 = 5;
 /// Pins of KVM's I/O APIC.
 pub const IRQS: u32 = 24;
 /// The most virtio devices that a VM can have.
-pub const MAX_DEVICES: usize = (IRQS - FIRST_IRQ) as usize;
+pub const MAX_DEVICES: usize = (IRQS - FIRST_IRQ) as usize + 1;
+/// Pin of the last of them.
+const SPARE_IRQ: u32 = 3;
 
 /// First port of the 16550.
 pub const SERIAL_PORT: u16 = 0x3f8;
@@ -75,7 +77,8 @@ pub fn mmio_window(index: usize) -> u64 {
     MMIO_BASE + index as u64 * MMIO_STRIDE
 }
 
-/// Pin of virtio device `index`.
+/// Pin of virtio device `index`; the last has one below the others', which a PC's second serial port would have.
 pub fn irq(index: usize) -> u32 {
-    FIRST_IRQ + index as u32
+    let pin = FIRST_IRQ + index as u32;
+    if pin < IRQS { pin } else { SPARE_IRQ }
 }

@@ -45,6 +45,7 @@ pub mod vm;
 /// What the fuzz targets drive.
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing {
+    pub use crate::devices::balloon::Balloon;
     pub use crate::devices::block::{Block, Medium, Slot};
     pub use crate::devices::fs::{Fs, Share};
     pub use crate::devices::net::Net;

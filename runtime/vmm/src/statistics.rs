@@ -41,6 +41,7 @@ pub struct Counters {
     pub net_tx_bytes: Counter,
     pub net_drops: Counter,
     pub vsock_connections: Counter,
+    pub balloon_reported_bytes: Counter,
 }
 
 /// The VM's counters.
@@ -64,6 +65,7 @@ impl Counters {
             net_tx_bytes: self.net_tx_bytes.get(),
             net_drops: self.net_drops.get(),
             vsock_connections: self.vsock_connections.get(),
+            balloon_reported_bytes: self.balloon_reported_bytes.get(),
         }
     }
 }

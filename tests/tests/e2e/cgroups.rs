@@ -267,7 +267,7 @@ pub async fn driver_is_told(bed: Arc<Bed>) {
     assert_eq!(told(&bed.client).await, cri::CgroupDriver::Cgroupfs);
     let dir =
         tempfile::Builder::new().prefix("h").rand_bytes(5).tempdir_in("/tmp").expect("make a directory");
-    let daemon = Daemon::prepare(dir.path(), &bed.paths, &bed.cni, &bed.registry.url());
+    let daemon = Daemon::prepare(dir.path(), &bed.paths, &bed.cni, &bed.registry.url()).without_templates();
     let mut config =
         fs::OpenOptions::new().append(true).open(&daemon.config).expect("open the configuration");
     config.write_all(b"\n[cgroup]\ndriver = \"systemd\"\n").expect("add to the configuration");

@@ -109,7 +109,7 @@ pub fn without_kvm() -> Command {
 pub async fn no_kvm(bed: Arc<Bed>) {
     let dir =
         tempfile::Builder::new().prefix("h").rand_bytes(5).tempdir_in("/tmp").expect("make a directory");
-    let daemon = Daemon::prepare(dir.path(), &bed.paths, &bed.cni, &bed.registry.url());
+    let daemon = Daemon::prepare(dir.path(), &bed.paths, &bed.cni, &bed.registry.url()).without_templates();
     daemon.start_under(without_kvm()).await;
     let client = daemon.client();
     let status = client.runtime().status(cri::StatusRequest::default()).await.expect("Status").into_inner();

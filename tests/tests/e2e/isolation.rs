@@ -148,9 +148,9 @@ pub async fn a_call_that_is_not_allowed(bed: Arc<Bed>) {
 pub async fn users_run_out(bed: Arc<Bed>) {
     let dir =
         tempfile::Builder::new().prefix("h").rand_bytes(5).tempdir_in("/tmp").expect("make a directory");
-    let daemon = Daemon::prepare(dir.path(), &bed.paths, &bed.cni, &bed.registry.url());
+    let daemon = Daemon::prepare(dir.path(), &bed.paths, &bed.cni, &bed.registry.url()).without_templates();
     let config = fs::read_to_string(&daemon.config).unwrap();
-    let config = config.replace("[vm]\n", "[vm]\nuid_range = [1879200000, 1879200000]\n");
+    let config = config.replace("[vm]\n", "[vm]\nuid_range = [1879200000, 1879200001]\n");
     fs::write(&daemon.config, config).unwrap();
     daemon.start().await;
     let client = daemon.client();
@@ -230,7 +230,7 @@ pub async fn volume_servers(bed: Arc<Bed>) {
 pub async fn conversion_workers(bed: Arc<Bed>) {
     let dir =
         tempfile::Builder::new().prefix("h").rand_bytes(5).tempdir_in("/tmp").expect("make a directory");
-    let daemon = Daemon::prepare(dir.path(), &bed.paths, &bed.cni, &bed.registry.url());
+    let daemon = Daemon::prepare(dir.path(), &bed.paths, &bed.cni, &bed.registry.url()).without_templates();
     daemon.start().await;
     let client = daemon.client();
     let pull = tokio::spawn(async move { client.pull("docker.io/husk/nginx:latest").await });

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use husk_proto::cri;
-use husk_tests::{Bed, Container, container, expect_code, pod, step, wait_for};
+use husk_tests::{Bed, Container, container, entries, expect_code, pod, step, wait_for};
 use tonic::{Code, Status};
 
 /// A guest gives memory back as soon as its kernel can spare it.
@@ -166,4 +166,45 @@ pub async fn of_containers(bed: Arc<Bed>) {
     update_container(&bed, &large, memory(400)).await.expect("more memory");
     large.remove().await;
     has_at_most(&witness, first + 128).await;
+}
+
+/// MiB of its own that a VMM has, the guest's memory with it: Pss of the process.
+fn pss_mib(vmm: i32) -> i64 {
+    let text = std::fs::read_to_string(format!("/proc/{vmm}/smaps_rollup")).expect("read the VMM's memory");
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).expect("a line of the whole");
+    line.trim().trim_end_matches(" kB").parse::<i64>().expect("a number of KiB") >> 10
+}
+
+/// What a guest has used and let go of is the host's again, in a VM that has booted as in a clone, and in the memory that
+/// it boots with as in what it has plugged.
+pub async fn free_memory_goes_back(bed: Arc<Bed>) {
+    let mut config = pod("frees");
+    config.linux.get_or_insert_default().resources = Some(memory(448));
+    let mut cloned = std::collections::BTreeSet::new();
+    for name in ["first", "second"] {
+        let pod = bed.pod(config.clone()).await;
+        let info = pod.describe().await.info;
+        let vmm = pod.vmm().await;
+        let container = pod.start(container(name, "sleep 3600")).await;
+        let before = pss_mib(vmm);
+        container.exec("dd if=/dev/zero of=/much bs=1M count=300 2>&1; sync").await;
+        let used = pss_mib(vmm);
+        assert!(used > before + 250, "{before} MiB, then {used} MiB with 300 MiB in use");
+        container.exec("rm /much; sync").await;
+        wait_for("free memory to come back", PATIENCE, || async move {
+            (pss_mib(vmm) < before + 60).then_some(())
+        })
+        .await;
+        step(format!("{before} MiB, {used} MiB, {} MiB; cloned: {}", pss_mib(vmm), info["cloned"]));
+        cloned.insert(info["cloned"].clone());
+        let mut again = config.metadata.take().unwrap_or_default();
+        again.name += "-again";
+        config.metadata = Some(again);
+        pod.remove().await;
+        // The template that is made after the first, unless it is a clone itself.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let making = bed.daemon.run.join("templates");
+        wait_for("the template", PATIENCE, || async { entries(&making).is_empty().then_some(()) }).await;
+    }
+    assert!(cloned.contains("true"), "{cloned:?}");
 }

@@ -11,6 +11,7 @@ mod disks;
 mod events;
 mod exec;
 mod faults;
+mod handlers;
 mod images;
 mod isolation;
 mod life;
@@ -138,7 +139,8 @@ fn main() -> ExitCode {
         faults: plugin_fails_to_add, plugin_fails_to_delete, no_network_configured, no_kvm, vmm_killed, volume_server_killed;
         isolation: monitors, a_call_that_is_not_allowed, users_run_out, volume_servers, conversion_workers;
         restart: pod_goes_on, vmm_dies_meanwhile, killed_in_the_middle;
-        templates: clones_differ, clone_of_own_size;
+        handlers: tuned;
+        templates: clones_differ, clone_of_own_size, small_sizes, who_shares, killed_while_one_is_made;
         volumes: seen_from_both_sides, read_only, propagation, malformed_requests, after_a_restart, share_is_sealed, removed_on_the_host;
         volume_kinds: images, memory, block_device, read_only_device, other_devices;
         cgroups: where_kubelet_says, by_default, figures, found_after_a_restart, both_versions, none_usable, driver_is_told, bad_parents,
@@ -147,7 +149,7 @@ fn main() -> ExitCode {
             attached_input, attached_terminal, forwarded_ports, refused_port, urls, wrong_requests, idle_streams;
         events: whole_life, accidents, slow_listener, daemon_ends, by_crictl;
         lists: as_the_unary_calls;
-        limits: of_a_pod, of_containers;
+        limits: of_a_pod, of_containers, free_memory_goes_back;
         metrics: under_load, hung_guest;
         user_namespaces: ids, processes, volumes, refused;
         command_line: run_passes_output_and_code, run_on_the_network, run_refuses, check_of_a_fit_host,

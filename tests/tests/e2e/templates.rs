@@ -4,46 +4,46 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use husk_proto::cri;
-use husk_tests::{Bed, Pod, container, pod, sh, step, wait_for};
+use husk_tests::{Bed, Pod, container, entries, expect_code, pod, sh, step, wait_for};
+use tonic::Code;
 
 /// How long a template may take to be made.
 const MAKING: Duration = Duration::from_secs(120);
 const CLONES: usize = 20;
 
-/// Starts the daemon anew, with templates or without.
-async fn switch(bed: &Bed, on: bool) {
-    let text = fs::read_to_string(&bed.daemon.config).expect("read the configuration");
-    let (key, plain) = ("[vm]\ntemplates = true\n", "[vm]\n");
-    let off = text.replacen(key, plain, 1);
-    let text = if on { off.replacen(plain, key, 1) } else { off };
-    bed.daemon.kill();
-    fs::write(&bed.daemon.config, text).expect("write the configuration");
-    bed.daemon.start().await;
+/// Templates anew: without them, none is kept.
+async fn without_then_with(bed: &Bed, others: &str) {
+    bed.daemon.restart_with("templates = false\n", "").await;
+    assert!(templates(bed).is_empty());
+    bed.daemon.restart_with("", others).await;
 }
 
 /// The directories of the templates that are whole.
 fn templates(bed: &Bed) -> Vec<PathBuf> {
-    let dirs = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut found: Vec<PathBuf> = dirs(bed.daemon.root.join("templates")).flat_map(dirs).collect();
+    let mut found = below_templates(bed);
     found.retain(|dir| dir.is_dir() && dir.extension().is_none_or(|extension| extension != "new"));
     found
 }
 
-async fn template_made(bed: &Bed) -> PathBuf {
+/// All of them, half-made ones too.
+fn below_templates(bed: &Bed) -> Vec<PathBuf> {
+    bed.daemon.templates().iter().filter(|dir| dir.is_dir()).flat_map(|dir| entries(dir)).collect()
+}
+
+async fn templates_made(bed: &Bed, number: usize) -> Vec<PathBuf> {
     wait_for("a template", MAKING, || {
-        let found = templates(bed).pop();
-        async move { found }
+        let found = templates(bed);
+        async move { (found.len() >= number).then_some(found) }
     })
     .await
 }
 
 /// Whether the pod's VM went on from a template.
-fn is_clone(bed: &Bed, pod: &Pod) -> bool {
-    let path = bed.daemon.run.join("pods").join(&pod.id).join("vmm.json");
-    fs::read_to_string(&path).expect("read the VM's description").contains("\"restore\": {")
+async fn is_clone(pod: &Pod) -> bool {
+    pod.describe().await.info.get("cloned").expect("the verbose status says it") == "true"
 }
 
 /// What a pod's guest has for itself, a line each.
@@ -52,21 +52,23 @@ const IDENTITY: &str = "cat /proc/sys/kernel/random/boot_id /sys/class/net/eth0/
 
 /// Many clones of one template at once, with nothing in common that is not meant to be.
 pub async fn clones_differ(bed: Arc<Bed>) {
-    switch(&bed, true).await;
+    without_then_with(&bed, "").await;
     let first = bed.pod(pod("first")).await;
-    assert!(!is_clone(&bed, &first));
-    template_made(&bed).await;
+    assert!(!is_clone(&first).await);
+    templates_made(&bed, 1).await;
     let mut pods = Vec::new();
-    let mut seen: [BTreeSet<String>; 3] = Default::default();
+    let mut seen: [BTreeSet<String>; 4] = Default::default();
     for number in 0..CLONES {
         step(format!("clone {number}"));
         let pod = bed.pod(pod(&format!("clone{number}"))).await;
-        assert!(is_clone(&bed, &pod), "{}", bed.daemon.log_tail());
+        assert!(is_clone(&pod).await, "{}", bed.daemon.log_tail());
+        let machine_id = pod.describe().await.info["machineId"].clone();
+        assert_eq!(machine_id.len(), 32, "{machine_id:?}");
         let text = pod.output(IDENTITY).await;
         let lines: Vec<&str> = text.lines().collect();
         let [boot_id, mac, random, time] = lines.as_slice() else { panic!("{text:?}") };
-        for (set, line) in seen.iter_mut().zip([boot_id, mac, random]) {
-            assert!(set.insert((*line).to_owned()), "{line} of clone {number} is another's too");
+        for (set, line) in seen.iter_mut().zip([boot_id, mac, random, machine_id.as_str()]) {
+            assert!(set.insert(line.to_owned()), "{line} of clone {number} is another's too");
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
         let time: u64 = time.parse().expect("a time");
@@ -77,22 +79,20 @@ pub async fn clones_differ(bed: Arc<Bed>) {
     let text = fs::read_to_string(format!("/proc/{vmm}/smaps_rollup")).expect("read the VMM's memory");
     let pss = text.lines().find(|line| line.starts_with("Pss:")).unwrap_or_default();
     step(format!("the last clone, a container in it having run: {pss}"));
-    drop(first);
-    switch(&bed, false).await;
 }
 
 /// A clone is as large as its pod asks for, and outlives its template and the daemon.
 pub async fn clone_of_own_size(bed: Arc<Bed>) {
-    switch(&bed, true).await;
+    without_then_with(&bed, "").await;
     let first = bed.pod(pod("first")).await;
-    let template = template_made(&bed).await;
+    let template = templates_made(&bed, 1).await.remove(0);
     drop(first);
     let mut config = pod("large");
     let resources = config.linux.get_or_insert_default().resources.get_or_insert_default();
     (resources.cpu_period, resources.cpu_quota) = (100_000, 200_000);
     resources.memory_limit_in_bytes = 512 << 20;
     let large = bed.pod(config).await;
-    assert!(is_clone(&bed, &large), "{}", bed.daemon.log_tail());
+    assert!(is_clone(&large).await, "{}", bed.daemon.log_tail());
     let text = large.output("nproc; awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo").await;
     let (cpus, memory) = text.trim().split_once('\n').expect("two lines");
     assert_eq!(cpus, "2");
@@ -117,11 +117,110 @@ pub async fn clone_of_own_size(bed: Arc<Bed>) {
     bytes[1000] ^= 1;
     fs::write(&state, bytes).expect("damage the template");
     let booted = bed.pod(pod("booted")).await;
-    assert!(!is_clone(&bed, &booted));
+    assert!(!is_clone(&booted).await);
     assert!(bed.daemon.log_tail().contains("damaged: its checksum differs"), "{}", bed.daemon.log_tail());
     assert_eq!(booted.output("echo up").await, "up\n");
     step("without templates nothing of them is kept, and clones go on");
-    switch(&bed, false).await;
-    assert!(templates(&bed).is_empty());
+    without_then_with(&bed, "").await;
     assert_eq!(container.exec("echo here").await, "here\n");
+}
+
+/// Small pods of different sizes are clones of one template.
+pub async fn small_sizes(bed: Arc<Bed>) {
+    let sized = |mib: i64| {
+        let mut config = pod("small");
+        let resources = config.linux.get_or_insert_default().resources.get_or_insert_default();
+        resources.memory_limit_in_bytes = mib << 20;
+        config
+    };
+    without_then_with(&bed, "").await;
+    // The VM's memory is the limit and 64 MiB: 130, 190, 135, a little more than 128 all of them.
+    let first = bed.pod(sized(66)).await;
+    assert!(!is_clone(&first).await);
+    templates_made(&bed, 1).await;
+    let memory = "awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo";
+    let mut totals = Vec::new();
+    for mib in [126, 71] {
+        let clone = bed.pod(sized(mib)).await;
+        assert!(is_clone(&clone).await, "{}", bed.daemon.log_tail());
+        totals.push(clone.output(memory).await.trim().parse::<u32>().expect("MiB"));
+    }
+    let [large, small] = totals[..] else { panic!("{totals:?}") };
+    assert!((large - small).abs_diff(55) <= 2, "{totals:?} of pods with limits of 126 and 71 MiB");
+}
+
+/// Pods of different handlers, and of different namespaces where that is configured, never share a template; a handler
+/// can do without.
+pub async fn who_shares(bed: Arc<Bed>) {
+    let handlers = "[handlers.other]\n[handlers.private]\ntemplates = false\nmemory_mib = 128\n\
+                    [handlers.tenants]\ntemplate_scope = \"namespace\"\n";
+    without_then_with(&bed, handlers).await;
+    let run = async |handler: &str, namespace: &str| {
+        let mut config = bed.with_logs(pod("class"));
+        config.metadata.get_or_insert_default().namespace = namespace.into();
+        let request =
+            cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: handler.into() };
+        let answer = bed.client.runtime().run_pod_sandbox(request).await;
+        answer.map(|answer| Pod::found(&bed.client, answer.into_inner().pod_sandbox_id, config))
+    };
+    for (handler, namespace, cloned, templates) in [
+        ("", "a", false, 1),
+        ("husk", "b", true, 1),
+        ("other", "a", false, 2),
+        ("private", "a", false, 2),
+        ("tenants", "a", false, 3),
+        ("tenants", "b", false, 4),
+        ("tenants", "a", true, 4),
+    ] {
+        let pod = run(handler, namespace).await.expect("RunPodSandbox");
+        assert_eq!(is_clone(&pod).await, cloned, "{handler:?} in {namespace:?}: {}", bed.daemon.log_tail());
+        templates_made(&bed, templates).await;
+        let handler = pod.status().await.runtime_handler;
+        if handler == "private" {
+            let memory = pod.output("awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo").await;
+            assert!(memory.trim().parse::<u32>().expect("MiB") < 128, "{memory}");
+        }
+        pod.remove().await;
+    }
+    assert_eq!(templates(&bed).len(), 4);
+    expect_code(run("runc", "a").await, &[Code::InvalidArgument], &["runc", "tenants"]);
+    let mut status = bed.client.runtime();
+    let status = status.status(cri::StatusRequest::default()).await.expect("Status").into_inner();
+    let names: Vec<String> = status.runtime_handlers.into_iter().map(|handler| handler.name).collect();
+    assert_eq!(names, ["", "husk", "other", "private", "tenants"]);
+    without_then_with(&bed, "").await;
+}
+
+/// A daemon that is killed while a template is made leaves nothing of it to the next, and that one makes it.
+pub async fn killed_while_one_is_made(bed: Arc<Bed>) {
+    // What is there at that moment: the VM on its way up, then its files as they are written.
+    for half_written in [false, true] {
+        without_then_with(&bed, "").await;
+        let first = bed.pod(pod("first")).await;
+        let run = bed.daemon.run.join("templates");
+        let making = || {
+            let vm = entries(&run).iter().any(|dir| dir.join("vmm.json").is_file());
+            let written = below_templates(&bed).iter().any(|dir| dir.join("memory").is_file());
+            vm && written == half_written
+        };
+        let begun = Instant::now();
+        while !making() {
+            assert!(begun.elapsed() < MAKING, "no template is in the making");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        bed.daemon.kill();
+        assert!(templates(&bed).is_empty());
+        step(format!("killed; files were being written: {half_written}"));
+        bed.daemon.start().await;
+        assert!(entries(&run).is_empty() && below_templates(&bed).is_empty());
+        first.remove().await;
+        bed.check_clean().expect("nothing is left of the template's VM");
+        let next = bed.pod(pod("next")).await;
+        assert!(!is_clone(&next).await);
+        templates_made(&bed, 1).await;
+        let clone = bed.pod(pod("clone")).await;
+        assert!(is_clone(&clone).await);
+        next.remove().await;
+        clone.remove().await;
+    }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::node;
 use crate::cgroup::Cgroups;
-use crate::config::{CgroupDriver, Config};
+use crate::config::{CgroupDriver, Config, VmDefaults};
 use crate::error::{Error, Result};
 use crate::host;
 
@@ -83,23 +83,32 @@ impl Check {
 }
 
 fn lines(config: &Config) -> Vec<Line> {
-    let vm = &config.vm;
     let mut lines = vec![
         needed("KVM device", host::kvm_device()),
         needed("KVM hardware", host::kvm_hardware()),
         needed("kernel", kernel::version()),
         needed("tun device", host::exists("/dev/net/tun".as_ref(), "modprobe tun")),
         wanted("cgroups", Cgroups::of_host().describe()),
-        needed("VMM", programs::own(&vm.vmm, "build it: `make build`, or set vm.vmm")),
         needed(
             "converter",
             programs::own(&config.registry.converter, "build it: `make build`, or set registry.converter"),
         ),
-        needed("guest kernel", host::file(&vm.kernel, "build it: `make kernel`, or set vm.kernel")),
-        needed("initramfs", host::file(&vm.initramfs, "build it: `make kernel`, or set vm.initramfs")),
         needed("mke2fs", host::program("mke2fs", "install e2fsprogs")),
         needed("virtiofsd", programs::virtiofsd(&config.volumes.virtiofsd)),
     ];
+    // Most handlers have the same.
+    let of_vm = |vm: &VmDefaults| {
+        [
+            needed("VMM", programs::own(&vm.vmm, "build it: `make build`, or set vm.vmm")),
+            needed("guest kernel", host::file(&vm.kernel, "build it: `make kernel`, or set vm.kernel")),
+            needed("initramfs", host::file(&vm.initramfs, "build it: `make kernel`, or set vm.initramfs")),
+        ]
+    };
+    for line in config.vms().flat_map(of_vm) {
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
     match node::network(config).plugins() {
         Ok((source, plugins)) => {
             lines.push(needed("CNI", Ok(source.display().to_string())));

@@ -129,4 +129,7 @@ pub struct Statistics {
     pub net_drops: u64,
     /// Open vsock connections.
     pub vsock_connections: u64,
+    /// Bytes of free pages that the guest has reported, and the host taken back.
+    #[serde(default)]
+    pub balloon_reported_bytes: u64,
 }

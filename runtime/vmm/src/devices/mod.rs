@@ -1,5 +1,6 @@
 //! The devices, one folder each.
 
+pub mod balloon;
 pub mod block;
 pub mod fs;
 pub mod mem;

@@ -30,7 +30,10 @@ const HUGE_PAGE: u64 = 2 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
     /// The host did not give it.
-    #[error("mapping {mib} MiB of guest memory failed: {source}; is the pod's memory limit below it?")]
+    #[error(
+        "mapping {mib} MiB of guest memory failed: {source}; is the pod's memory limit below it, or are fewer huge pages \
+         free (HugePages_Free in /proc/meminfo), where it is to have some?"
+    )]
     Map {
         /// MiB asked for.
         mib: u32,
@@ -80,14 +83,15 @@ pub struct Ram {
 }
 
 impl Ram {
-    /// Maps `mib` MiB of memory, with room for `hotplug_mib` MiB more.
+    /// Maps `mib` MiB of memory, with room for `hotplug_mib` MiB more; in huge pages of the host's own (hugetlbfs), or in
+    /// what it has.
     ///
     /// # Errors
     /// [`MemoryError::File`], [`MemoryError::Map`].
-    pub fn new(mib: u32, hotplug_mib: u32) -> Result<Self, MemoryError> {
+    pub fn new(mib: u32, hotplug_mib: u32, huge_pages: bool) -> Result<Self, MemoryError> {
         let bytes = u64::from(mib) << 20;
         let hotplug_offset = bytes.next_multiple_of(HUGE_PAGE);
-        let file = file(hotplug_offset + (u64::from(hotplug_mib) << 20));
+        let file = file(hotplug_offset + (u64::from(hotplug_mib) << 20), huge_pages);
         let file = Arc::new(file.map_err(|source| MemoryError::File { mib, source })?);
         let failed = |source| MemoryError::Map { mib, source };
         let (mut boot, mut offset) = (Vec::new(), 0);
@@ -105,7 +109,7 @@ impl Ram {
     /// # Errors
     /// [`MemoryError::File`], [`MemoryError::Map`].
     pub fn restored(saved: File, mib: u32, hotplug_mib: u32) -> Result<Self, MemoryError> {
-        let file = file(u64::from(hotplug_mib) << 20);
+        let file = file(u64::from(hotplug_mib) << 20, false);
         let file = Arc::new(file.map_err(|source| MemoryError::File { mib, source })?);
         let failed = |source: FromRangesError| MemoryError::Map { mib, source };
         let saved = Arc::new(saved);
@@ -155,9 +159,12 @@ fn map(file: &Arc<File>, offset: u64, start: GuestAddress, bytes: usize) -> Resu
     Ok(Mapped::new(region))
 }
 
-/// A file in memory whose size nobody it is shared with can change: a page that is gone would kill the VMM.
-fn file(bytes: u64) -> io::Result<File> {
-    let file = File::from(memfd_create("guest", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+/// A file in memory whose size nobody it is shared with can change: a page that is gone would kill the VMM. What of a file
+/// of huge pages is mapped is reserved, so that a page which is touched is there.
+fn file(bytes: u64, huge_pages: bool) -> io::Result<File> {
+    let size = if huge_pages { MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB } else { MemfdFlags::empty() };
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | size;
+    let file = File::from(memfd_create("guest", flags)?);
     file.set_len(bytes)?;
     fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     Ok(file)

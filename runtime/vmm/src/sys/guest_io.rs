@@ -91,6 +91,35 @@ pub fn random(slice: &VolatileSlice<'_>) -> io::Result<usize> {
     check(unsafe { libc::getrandom(guard.as_ptr().cast(), slice.len(), 0) })
 }
 
+/// Gives the host the pages back that lie wholly in `slice`, and answers how many bytes they are. They read as zeroes
+/// then, or where the mapping is private as the file behind it.
+///
+/// # Errors
+/// What the system says.
+pub fn discard(slice: &VolatileSlice<'_>) -> io::Result<usize> {
+    // Of x86-64. Larger pages that the host may have there it splits.
+    const PAGE: usize = 4096;
+    let guard = slice.ptr_guard_mut();
+    let skip = (guard.as_ptr() as usize).wrapping_neg() % PAGE;
+    let bytes = slice.len().saturating_sub(skip) / PAGE * PAGE;
+    if bytes == 0 {
+        return Ok(0);
+    }
+    let advise = |advice| {
+        // SAFETY: the range is within guest memory that the slice's lifetime keeps mapped, and stays mapped: only what is
+        // in it changes, which is no different from the guest writing there, and no Rust reference to it exists.
+        check(unsafe { libc::madvise(guard.as_ptr().wrapping_add(skip).cast(), bytes, advice) } as isize)
+    };
+    match advise(libc::MADV_REMOVE) {
+        // It is not shared: this process's copies of pages are all that there is to give.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EINVAL)) => {
+            advise(libc::MADV_DONTNEED)
+        }
+        outcome => outcome,
+    }
+    .map(|_| bytes)
+}
+
 /// `fallocate`.
 ///
 /// # Errors

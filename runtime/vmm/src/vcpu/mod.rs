@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use husk_jail::seccomp::Filter;
 use kvm_ioctls::{VcpuExit, VcpuFd};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::jail;
@@ -35,6 +36,24 @@ pub struct Machine {
     pub counters: statistics::Shared,
 }
 
+/// Why there are no vCPUs.
+#[derive(Debug, thiserror::Error)]
+pub enum VcpuError {
+    /// Threads, or the handler of the signal that calls them out of the guest.
+    #[error("starting the vCPUs' threads: {0}; is a limit of threads too low?")]
+    Threads(#[from] io::Error),
+    /// The host has no such CPU, or its cgroup does not allow for it.
+    #[error("vCPU {vcpu} cannot be tied to CPU {cpu} of the host (vcpu_cpus): {source}")]
+    Cpu {
+        /// The vCPU's number.
+        vcpu: usize,
+        /// The CPU's.
+        cpu: u16,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
 /// The running vCPUs.
 pub struct Vcpus {
     threads: Vec<JoinHandle<()>>,
@@ -44,24 +63,30 @@ pub struct Vcpus {
 }
 
 impl Vcpus {
-    /// Starts a thread for each vCPU, held to the system calls of `filter`. They run when all of them, and whoever else
-    /// waits, have come to `start`.
+    /// Starts a thread for each vCPU, tied to one of `cpus` if there are any, and held to the system calls of `filter`.
+    /// They run when all of them, and whoever else waits, have come to `start`.
     ///
     /// # Errors
-    /// When the system refuses threads or the signal handler.
+    /// [`VcpuError`].
     pub fn start(
         vcpus: Vec<VcpuFd>,
+        cpus: &[u16],
         machine: &Machine,
         filter: &Filter,
         start: &Arc<Barrier>,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, VcpuError> {
         extern "C" fn leave_the_guest(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
         register_signal_handler(SIGRTMIN(), leave_the_guest)
             .map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
         let gate = Arc::new(Gate::new(vcpus.len()));
         let mut threads = Vec::new();
         let vcpus: Vec<_> = vcpus.into_iter().map(|vcpu| Arc::new(Mutex::new(vcpu))).collect();
+        let own_cpus = sched_getaffinity(None).map_err(io::Error::from)?;
         for (index, vcpu) in vcpus.iter().enumerate() {
+            // A thread has its starter's CPUs from its first step on.
+            if let Some(cpu) = cpus.iter().cycle().nth(index).filter(|_| !cpus.is_empty()) {
+                tie_to(*cpu).map_err(|source| VcpuError::Cpu { vcpu: index, cpu: *cpu, source })?;
+            }
             let (vcpu, machine, gate, start) =
                 (Arc::clone(vcpu), machine.clone(), gate.clone(), start.clone());
             threads.push(jail::start(&format!("vcpu{index}"), filter, move || {
@@ -70,6 +95,9 @@ impl Vcpus {
                 gate.leave();
                 machine.exit.set(end);
             })?);
+        }
+        if !cpus.is_empty() {
+            sched_setaffinity(None, &own_cpus).map_err(io::Error::from)?;
         }
         Ok(Self { threads, vcpus, gate })
     }
@@ -98,6 +126,13 @@ impl Vcpus {
     pub fn stopped(&self) -> impl Iterator<Item = MutexGuard<'_, VcpuFd>> {
         self.vcpus.iter().map(|vcpu| lock(vcpu))
     }
+}
+
+/// Lets the calling thread run on one CPU alone.
+fn tie_to(cpu: u16) -> io::Result<()> {
+    let mut only = CpuSet::new();
+    only.set(cpu.into());
+    Ok(sched_setaffinity(None, &only)?)
 }
 
 fn lock(vcpu: &Mutex<VcpuFd>) -> MutexGuard<'_, VcpuFd> {
@@ -196,5 +231,24 @@ fn system_event(event: u32) -> Exit {
         kvm_bindings::KVM_SYSTEM_EVENT_SHUTDOWN => Exit::PowerOff,
         kvm_bindings::KVM_SYSTEM_EVENT_RESET => Exit::Reset,
         event => Exit::Failed(format!("KVM reports system event {event}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_is_tied_to_its_starters_cpu() {
+        let tied = || {
+            let own = sched_getaffinity(None).unwrap();
+            let last = (0..CpuSet::MAX_CPU).rev().find(|cpu| own.is_set(*cpu)).unwrap();
+            tie_to(last as u16).unwrap();
+            let child = std::thread::spawn(|| sched_getaffinity(None).unwrap()).join().unwrap();
+            assert!(child.is_set(last) && child.count() == 1);
+            let error = tie_to(CpuSet::MAX_CPU as u16 - 1).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+        };
+        std::thread::spawn(tied).join().unwrap();
     }
 }

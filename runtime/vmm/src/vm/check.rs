@@ -17,8 +17,10 @@ const MIN_MTU: u16 = 68;
 const MIN_CID: u32 = 3;
 /// The most pluggable memory: guest addresses must stay below what processors have.
 const MAX_HOTPLUG_MIB: u32 = 1 << 20;
-/// Devices besides slots and interfaces: rng, vsock, fs and pluggable memory.
-const FIXED_DEVICES: usize = 4;
+/// The most CPUs of a host that can be named (`CpuSet`).
+const MAX_CPUS: usize = rustix::thread::CpuSet::MAX_CPU;
+/// Devices besides slots and interfaces: rng, vsock, fs, balloon and pluggable memory.
+const FIXED_DEVICES: usize = 5;
 
 /// Why a description is refused.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +92,18 @@ fn check(config: &VmConfig) -> Result<(), ConfigError> {
         if hotplug.requested_mib > limit {
             return value("hotplug.requested_mib", hotplug.requested_mib, "no more than hotplug.limit_mib");
         }
+    }
+    if let Some(cpu) = config.vcpu_cpus.iter().find(|cpu| usize::from(**cpu) >= MAX_CPUS) {
+        return value("vcpu_cpus", cpu, format!("numbers of the host's CPUs, below {MAX_CPUS}"));
+    }
+    if !(-20..20).contains(&config.nice) {
+        return value("nice", config.nice, "-20 to 19");
+    }
+    if config.huge_pages && (config.savable || config.restore.is_some()) {
+        return value("huge_pages", true, "false where the VM can be saved, or was");
+    }
+    if config.huge_pages && !config.memory_mib.is_multiple_of(2) {
+        return value("memory_mib", config.memory_mib, "a multiple of 2, with huge_pages");
     }
     if config.memory_mib < MIN_MEMORY_MIB {
         return value("memory_mib", config.memory_mib, format!("at least {MIN_MEMORY_MIB}"));

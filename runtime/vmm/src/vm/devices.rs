@@ -10,6 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::kvm::KvmError;
 use crate::config::VmConfig;
+use crate::devices::balloon::Balloon;
 use crate::devices::block::{Block, Slot};
 use crate::devices::fs::{Fs, Share};
 use crate::devices::mem::{Mem, Plug};
@@ -140,9 +141,16 @@ pub fn build(
         builder.add(Fs::identity(tag), Box::new(Fs::new(Arc::clone(&share))), &worker, interrupt)?;
     }
 
+    let worker = Worker::start("memory", &filters.memory, exit.clone())?.handle();
+    let interrupt = builder.interrupt()?;
+    builder.add(
+        Balloon::identity(config.huge_pages),
+        Box::new(Balloon::new(counters.clone())),
+        &worker,
+        interrupt,
+    )?;
     let mut plug = None;
     if let Some(hotplug) = &config.hotplug {
-        let worker = Worker::start("memory", &filters.memory, exit.clone())?.handle();
         let interrupt = builder.interrupt()?;
         let [limit, requested] = [hotplug.limit_mib, hotplug.requested_mib].map(|mib| u64::from(mib) << 20);
         let region = Region::new(ram, Arc::clone(vm), limit);

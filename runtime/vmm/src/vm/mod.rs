@@ -10,6 +10,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Barrier};
 
+use rustix::process::setpriority_process;
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -28,7 +29,7 @@ use crate::power::ExitCell;
 use crate::snapshot::{Saver, Snapshot, SnapshotError};
 use crate::statistics;
 use crate::sys;
-use crate::vcpu::{Machine, Vcpus};
+use crate::vcpu::{Machine, VcpuError, Vcpus};
 use crate::{acpi, fact, layout};
 use files::{Files, GuestFiles};
 
@@ -56,6 +57,10 @@ pub enum VmError {
     Control { path: PathBuf, source: io::Error },
     #[error("starting threads: {0}; is a limit of threads too low?")]
     Threads(io::Error),
+    #[error("the nice value {nice} (nice): {source}")]
+    Nice { nice: i8, source: io::Error },
+    #[error(transparent)]
+    Vcpus(#[from] VcpuError),
 }
 
 /// Runs the VM of `config` to its end. To be called once in a process, by its first thread: the VM's threads
@@ -67,6 +72,11 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
     jail::begin(config)?;
     sys::hold_termination().map_err(VmError::Threads)?;
     let files = Files::open(config)?;
+    // All threads come of this one.
+    if config.nice != 0 {
+        setpriority_process(None, config.nice.into())
+            .map_err(|error| VmError::Nice { nice: config.nice, source: error.into() })?;
+    }
     jail::enter(config)?;
     let filters = Filters::new(config.savable).map_err(ConfinementError::from)?;
     let exit = ExitCell::default();
@@ -112,7 +122,7 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
     let world = Machine { ports: Arc::clone(&ports), mmio, exit: exit.clone(), counters: counters.clone() };
     // The guest's first instruction comes when every thread is held to its system calls.
     let confined = Arc::new(Barrier::new(vcpus.len() + 1));
-    let vcpus = Vcpus::start(vcpus, &world, &filters.vcpu, &confined).map_err(VmError::Threads)?;
+    let vcpus = Vcpus::start(vcpus, &config.vcpu_cpus, &world, &filters.vcpu, &confined)?;
     let vm = control::Vm::new(
         vcpus,
         saver,
@@ -136,7 +146,7 @@ fn ram(config: &VmConfig, saved: Option<&Snapshot>) -> Result<Ram, VmError> {
     let hotplug_mib = config.hotplug.as_ref().map_or(0, |hotplug| hotplug.limit_mib);
     Ok(match saved {
         Some(saved) => Ram::restored(saved.memory()?, config.memory_mib, hotplug_mib)?,
-        None => Ram::new(config.memory_mib, hotplug_mib)?,
+        None => Ram::new(config.memory_mib, hotplug_mib, config.huge_pages)?,
     })
 }
 

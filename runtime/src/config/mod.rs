@@ -1,5 +1,7 @@
 //! The daemon's configuration: `/etc/husk/config.toml`, every key with a default.
 
+mod vm;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +9,10 @@ use serde::Deserialize;
 
 use crate::cgroup::CgroupPath;
 use crate::error::{Error, Result};
+pub use vm::{TemplateScope, VmDefaults};
+
+/// The RuntimeClass handler of pods that name none.
+pub const HANDLER: &str = "husk";
 
 /// Where the configuration is looked for when no flag names it; it may be absent.
 pub const DEFAULT_PATH: &str = "/etc/husk/config.toml";
@@ -23,6 +29,8 @@ pub struct Config {
     pub run: PathBuf,
     /// The guest and its monitor.
     pub vm: VmDefaults,
+    /// The same for pods of a RuntimeClass, by its handler; a key that is not there is as in `vm`.
+    pub handlers: BTreeMap<String, VmDefaults>,
     /// CNI.
     pub network: NetworkConfig,
     /// Registries.
@@ -61,46 +69,6 @@ pub enum CgroupDriver {
 pub struct VolumeConfig {
     /// The `virtiofsd` program, 1.7 or later.
     pub virtiofsd: PathBuf,
-}
-
-/// The guest and its monitor.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct VmDefaults {
-    /// The `husk-vmm` program. Default: beside `husk` itself.
-    pub vmm: PathBuf,
-    /// Uncompressed guest kernel.
-    pub kernel: PathBuf,
-    /// Initramfs with the agent.
-    pub initramfs: PathBuf,
-    /// vCPUs of a pod that asks for none.
-    pub vcpus: u8,
-    /// The most vCPUs that a pod may come to have while it runs, unless it starts with more; 0: as many as the host
-    /// has, at most 8. Each costs its guest some memory, whether it is used or not.
-    pub max_vcpus: u8,
-    /// Memory of a pod that asks for none, MiB.
-    pub memory_mib: u32,
-    /// The most memory that a pod may come to have while it runs, unless it starts with more, MiB; 0: as much as the
-    /// host has. It costs nothing until it is used.
-    pub max_memory_mib: u32,
-    /// Added to the memory that a pod asks for, MiB: what the guest's kernel and agent need.
-    pub memory_overhead_mib: u32,
-    /// Block slots: distinct images and block devices that a pod can use at once, plus one for its scratch disk.
-    pub block_slots: u8,
-    /// Size limit of a pod's scratch disk, MiB; it is sparse.
-    pub scratch_mib: u64,
-    /// The most that a pod may ask for instead, MiB; less than `scratch_mib` is as much as that.
-    pub scratch_max_mib: u64,
-    /// How long a guest may take from start to a listening agent, seconds.
-    pub boot_timeout_secs: u64,
-    /// Bytes of a guest's console that are kept.
-    pub console_limit: u64,
-    /// First and last of the users, and groups of the same numbers, that are husk's alone: the monitor of each pod
-    /// becomes one of them.
-    pub uid_range: [u32; 2],
-    /// Whether pods' VMs are clones of templates: guests that have booted and were saved. The first pod of a kind boots,
-    /// and a template is made after it.
-    pub templates: bool,
 }
 
 /// CNI.
@@ -168,34 +136,12 @@ impl Default for Config {
             root: "/var/lib/husk".into(),
             run: "/run/husk".into(),
             vm: VmDefaults::default(),
+            handlers: BTreeMap::new(),
             network: NetworkConfig::default(),
             registry: RegistryConfig::default(),
             volumes: VolumeConfig::default(),
             streaming: StreamingConfig::default(),
             cgroup: CgroupConfig::default(),
-        }
-    }
-}
-
-impl Default for VmDefaults {
-    fn default() -> Self {
-        VmDefaults {
-            vmm: beside_self("husk-vmm"),
-            kernel: asset("vmlinux"),
-            initramfs: asset("initramfs.cpio"),
-            vcpus: 1,
-            max_vcpus: 0,
-            memory_mib: 256,
-            max_memory_mib: 0,
-            memory_overhead_mib: 64,
-            block_slots: 12,
-            scratch_mib: 10 << 10,
-            scratch_max_mib: 0,
-            boot_timeout_secs: 60,
-            console_limit: 1 << 20,
-            // Above all that systemd, useradd and kubelet give to users, services, containers and user namespaces.
-            uid_range: [1_879_048_192, 1_879_113_727],
-            templates: false,
         }
     }
 }
@@ -239,39 +185,84 @@ impl Config {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound && !required => return Ok(Config::default()),
             Err(e) => return Err(Error::io("read the configuration", path, e)),
         };
-        let config: Config = toml::from_str(&text)
+        let config = Config::parse(&text)
             .map_err(|e| Error::Invalid(format!("configuration {}: {e}", path.display())))?;
         config.validate()?;
         Ok(config)
     }
 
+    fn parse(text: &str) -> Result<Config, toml::de::Error> {
+        // What is wrong is told with its line only where the text itself is read.
+        let config: Config = toml::from_str(text)?;
+        if config.handlers.is_empty() {
+            return Ok(config);
+        }
+        let mut table: toml::Table = toml::from_str(text)?;
+        let vm = table.get("vm").and_then(toml::Value::as_table).cloned().unwrap_or_default();
+        let handlers = table.get_mut("handlers").and_then(toml::Value::as_table_mut);
+        for keys in handlers.into_iter().flat_map(|handlers| handlers.iter_mut()) {
+            let own = keys.1.as_table().cloned().unwrap_or_default();
+            *keys.1 = vm.clone().into_iter().chain(own).collect::<toml::Table>().into();
+        }
+        table.try_into()
+    }
+
+    /// What the VMs of a RuntimeClass handler are like. Pods that name none have [`HANDLER`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when it is another runtime's, with those that are known.
+    pub fn handler(&self, name: &str) -> Result<&VmDefaults> {
+        let known = if name.is_empty() { HANDLER } else { name };
+        self.handlers.get(known).or((known == HANDLER).then_some(&self.vm)).ok_or_else(|| {
+            let names: Vec<&str> = self.handler_names().collect();
+            Error::Invalid(format!("runtime handler {name:?} is not known; use one of {names:?}, or none"))
+        })
+    }
+
+    /// What the VMs of a pod that is there already are like: its handler may have been taken out of the configuration
+    /// meanwhile.
+    pub fn handler_of_pod(&self, name: &str) -> &VmDefaults {
+        self.handler(name).unwrap_or(&self.vm)
+    }
+
+    /// The handlers that pods can name.
+    pub fn handler_names(&self) -> impl Iterator<Item = &str> {
+        let others = self.handlers.keys().map(String::as_str).filter(|name| *name != HANDLER);
+        std::iter::once(HANDLER).chain(others)
+    }
+
+    /// What VMs are like: that of pods that name no handler, and that of each handler.
+    pub fn vms(&self) -> impl Iterator<Item = &VmDefaults> {
+        self.handler_names().filter_map(|name| self.handler(name).ok())
+    }
+
+    /// Switches templates on or off for all handlers.
+    pub fn set_templates(&mut self, on: bool) {
+        self.vm.templates = on;
+        self.handlers.values_mut().for_each(|vm| vm.templates = on);
+    }
+
     /// Checks what the types cannot say.
     fn validate(&self) -> Result<()> {
-        if !(2..=14).contains(&self.vm.block_slots) {
-            return Err(Error::Invalid(format!("vm.block_slots = {}: use 2 to 14", self.vm.block_slots)));
-        }
-        if !(1..=32).contains(&self.vm.vcpus) {
-            return Err(Error::Invalid(format!("vm.vcpus = {}: use 1 to 32", self.vm.vcpus)));
-        }
-        if self.vm.max_vcpus > 32 {
-            return Err(Error::Invalid(format!(
-                "vm.max_vcpus = {}: use 1 to 32, or 0 for the host's",
-                self.vm.max_vcpus
-            )));
-        }
-        if self.vm.memory_mib < 64 {
-            return Err(Error::Invalid(format!("vm.memory_mib = {}: use 64 or more", self.vm.memory_mib)));
+        self.vm.validate("vm")?;
+        for (name, vm) in &self.handlers {
+            let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+            if name.is_empty() || name.len() > 63 || !name.bytes().all(plain) {
+                return Err(Error::Invalid(format!(
+                    "handlers.{name:?}: use a RuntimeClass's handler, at most 63 of a to z, 0 to 9 and \"-\""
+                )));
+            }
+            vm.validate(&format!("handlers.{name}"))?;
+            if vm.uid_range != self.vm.uid_range {
+                return Err(Error::Invalid(format!(
+                    "handlers.{name}.uid_range: all monitors share one range; set vm.uid_range"
+                )));
+            }
         }
         if self.streaming.idle_timeout_secs == 0 {
             let text =
                 "streaming.idle_timeout_secs = 0: every connection would be ended at once; use 1 or more";
             return Err(Error::Invalid(text.into()));
-        }
-        let [first, last] = self.vm.uid_range;
-        if first == 0 || first > last || last == u32::MAX {
-            return Err(Error::Invalid(format!(
-                "vm.uid_range = [{first}, {last}]: use two numbers of users from 1 to 4294967294, the lower one first"
-            )));
         }
         CgroupPath::of_pod("", &self.cgroup.parent, "")
             .map_err(|e| Error::Invalid(format!("cgroup.parent: {e}")))?;
@@ -285,10 +276,6 @@ impl Config {
 
 fn beside_self(name: &str) -> PathBuf {
     std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(name))).unwrap_or_else(|| name.into())
-}
-
-fn asset(name: &str) -> PathBuf {
-    Path::new("/usr/lib/husk").join(name)
 }
 
 #[cfg(test)]
@@ -314,8 +301,9 @@ mod tests {
         assert!(parse("sokcet = '/x'").unwrap_err().to_string().contains("sokcet"));
         assert!(parse("[vm]\nblock_slots = 99").unwrap_err().to_string().contains("99"));
         assert!(parse("[vm]\nmax_vcpus = 33").unwrap_err().to_string().contains("vm.max_vcpus"));
+        assert!(parse("[vm]\nmax_templates = 0").unwrap_err().to_string().contains("vm.max_templates"));
         assert!(parse("[vm]\nvcpus = 0").unwrap_err().to_string().contains("vm.vcpus"));
-        for range in ["[0, 9]", "[9, 8]", "[1, 4294967295]"] {
+        for range in ["[0, 9]", "[9, 8]", "[9, 9]", "[1, 4294967295]"] {
             let error = parse(&format!("[vm]\nuid_range = {range}")).unwrap_err().to_string();
             assert!(error.contains("vm.uid_range") && error.contains(range), "{error}");
         }
@@ -328,5 +316,41 @@ mod tests {
     #[test]
     fn a_named_file_must_exist() {
         assert!(Config::load(Some(Path::new("/nonexistent/husk.toml"))).is_err());
+    }
+
+    #[test]
+    fn a_handler_is_as_the_others_but_for_its_own_keys() {
+        let config = parse(
+            "[vm]\nvcpus = 2\nmemory_mib = 512\n[handlers.husk-private]\ntemplates = false\nmemory_mib = 128\n\
+             [handlers.other]\n",
+        )
+        .unwrap();
+        let private = config.handler("husk-private").unwrap();
+        assert_eq!((private.vcpus, private.memory_mib, private.templates), (2, 128, false));
+        for name in ["other", "", HANDLER] {
+            assert_eq!(config.handler(name).unwrap(), &config.vm);
+        }
+        let error = config.handler("runc").unwrap_err().to_string();
+        assert!(error.contains("runc") && error.contains("husk-private"), "{error}");
+        assert_eq!(config.handler_of_pod("runc"), &config.vm);
+        assert_eq!(config.handler_names().collect::<Vec<_>>(), [HANDLER, "husk-private", "other"]);
+        // Pods that name none have the same as those that name the first.
+        let own = parse("[handlers.husk]\nvcpus = 3").unwrap();
+        assert_eq!(own.handler("").unwrap().vcpus, 3);
+        assert_eq!((own.vm.vcpus, own.vms().count()), (1, 1));
+    }
+
+    #[test]
+    fn bad_handlers_are_named() {
+        for (text, named) in [
+            ("[handlers.a]\nvcpus = 99", "handlers.a.vcpus = 99"),
+            ("[handlers.a]\nvcpsu = 1", "vcpsu"),
+            ("[handlers.a]\nuid_range = [5, 9]", "handlers.a.uid_range"),
+            ("[handlers.A_b]", "A_b"),
+            ("[handlers]\na = 3", "a = 3"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
     }
 }

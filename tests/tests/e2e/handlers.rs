@@ -1,0 +1,78 @@
+//! Classes of pods: VMs as their RuntimeClass's handler says.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+
+use husk_proto::cri;
+use husk_tests::{Bed, Pod, expect_code, pod, sh, step};
+use tonic::{Code, Status};
+
+/// A line of /proc/meminfo.
+fn meminfo(key: &str) -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").expect("read meminfo");
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    let number = line.and_then(|line| line.split_whitespace().next()).expect(key);
+    number.parse().expect("a number")
+}
+
+async fn run(bed: &Bed, handler: &str) -> Result<Pod, Status> {
+    let config = bed.with_logs(pod(handler));
+    let request =
+        cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: handler.to_owned() };
+    let answer = bed.client.runtime().run_pod_sandbox(request).await?;
+    Ok(Pod::found(&bed.client, answer.into_inner().pod_sandbox_id, config))
+}
+
+/// The CPUs and the nice value of each thread of a process, by the thread's name.
+fn threads(pid: i32) -> BTreeMap<String, (String, i32)> {
+    husk_tests::entries(format!("/proc/{pid}/task").as_ref())
+        .iter()
+        .map(|task| {
+            let read = |name: &str| fs::read_to_string(task.join(name)).expect("read of a thread");
+            let status = read("status");
+            let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("CPUs");
+            let stat = read("stat");
+            let (_, fields) = stat.rsplit_once(')').expect("the name's end");
+            let nice = fields.split_whitespace().nth(16).and_then(|nice| nice.parse().ok()).expect("nice");
+            (read("comm").trim().to_owned(), (cpus.trim().to_owned(), nice))
+        })
+        .collect()
+}
+
+/// CPUs, priority and huge pages, for the pods of one handler alone.
+pub async fn tuned(bed: Arc<Bed>) {
+    let last = std::thread::available_parallelism().expect("the number of CPUs").get() - 1;
+    let tables =
+        format!("[handlers.tuned]\nvcpu_cpus = [{last}]\nnice = -7\nhuge_pages = true\nmemory_mib = 128\n");
+    bed.daemon.restart_with("", &tables).await;
+    step("without huge pages on the host");
+    assert_eq!(meminfo("HugePages_Total"), 0);
+    expect_code(run(&bed, "tuned").await, &[Code::Internal], &["128 MiB", "HugePages_Free"]);
+    sh("echo 70 > /proc/sys/vm/nr_hugepages");
+    assert_eq!(meminfo("HugePages_Free"), 70, "the bed has not enough memory in one piece");
+    step("with some");
+    let tuned = run(&bed, "tuned").await.expect("RunPodSandbox");
+    let plain = bed.pod(pod("plain")).await;
+    // Some are used, and the rest of the guest's memory is reserved.
+    let left = meminfo("HugePages_Free") - meminfo("HugePages_Rsvd");
+    assert_eq!(left, 70 - 64);
+    for (name, (cpus, nice)) in threads(tuned.vmm().await) {
+        assert_eq!(nice, -7, "{name}");
+        // Where there is one CPU all run there; that a thread is tied to its own is shown by husk-vmm's unit tests.
+        let tied = cpus == last.to_string();
+        assert!(if last == 0 { tied } else { tied == name.starts_with("vcpu") }, "{name} runs on {cpus}");
+    }
+    assert!(threads(plain.vmm().await).values().all(|(_, nice)| *nice == 0));
+    assert_eq!(tuned.output("echo here").await, "here\n");
+    step("a second one does not fit, and the first goes on");
+    expect_code(run(&bed, "tuned").await, &[Code::Internal], &["HugePages_Free"]);
+    assert_eq!(tuned.output("echo here").await, "here\n");
+    tuned.remove().await;
+    assert_eq!(meminfo("HugePages_Free"), 70);
+    sh("echo 0 > /proc/sys/vm/nr_hugepages");
+    step("a CPU that is not there");
+    bed.daemon.restart_with("", "[handlers.tuned]\nvcpu_cpus = [999]\n").await;
+    expect_code(run(&bed, "tuned").await, &[Code::Internal], &["vCPU 0", "CPU 999"]);
+    bed.daemon.restart_with("", "").await;
+}
