@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use husk_vmm::config::{Limits, Rate, RateLimit};
 use serde::Deserialize;
 
 use super::beside_self;
@@ -37,6 +38,14 @@ pub struct VmDefaults {
     pub scratch_max_mib: u64,
     /// How long a guest may take from start to a listening agent, seconds.
     pub boot_timeout_secs: u64,
+    /// The most requests of a pod to its disks, each second; 0: as many as the host can do.
+    pub disk_operations: u64,
+    /// The most bytes that a pod reads from and writes to its disks, each second; 0 as above.
+    pub disk_bytes: u64,
+    /// The most bytes that a pod receives from its network, each second; 0 as above.
+    pub net_rx_bytes: u64,
+    /// The most bytes that a pod sends to its network, each second; 0 as above.
+    pub net_tx_bytes: u64,
     /// CPUs of the host that vCPUs are tied to, in turn; empty: none.
     pub vcpu_cpus: Vec<u16>,
     /// The nice value of a VM's threads, -20 to 19.
@@ -83,6 +92,10 @@ impl Default for VmDefaults {
             scratch_mib: 10 << 10,
             scratch_max_mib: 0,
             boot_timeout_secs: 60,
+            disk_operations: 0,
+            disk_bytes: 0,
+            net_rx_bytes: 0,
+            net_tx_bytes: 0,
             vcpu_cpus: Vec::new(),
             nice: 0,
             huge_pages: false,
@@ -97,6 +110,17 @@ impl Default for VmDefaults {
 }
 
 impl VmDefaults {
+    /// What a VM may do in a time. What it has not used of a second may come at once.
+    pub fn limits(&self) -> Limits {
+        let rate = |per_second: u64| (per_second > 0).then_some(Rate { per_second, burst: per_second });
+        let bytes = |per_second| RateLimit { operations: None, bytes: rate(per_second) };
+        Limits {
+            block: RateLimit { operations: rate(self.disk_operations), bytes: rate(self.disk_bytes) },
+            net_rx: bytes(self.net_rx_bytes),
+            net_tx: bytes(self.net_tx_bytes),
+        }
+    }
+
     /// Whether VMs are clones of templates: a file is no huge page.
     pub fn clones(&self) -> bool {
         self.templates && !self.huge_pages

@@ -131,6 +131,7 @@ impl Vm {
             vsock: VsockConfig { cid: GUEST_CID, socket: vsock_socket(spec.dir), host_fd },
             control_socket: control_socket(spec.dir),
             restore: spec.restore,
+            limits: defaults.limits(),
             savable: spec.savable,
         };
         let config_path = config_file(spec.dir);

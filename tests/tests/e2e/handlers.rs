@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use husk_proto::cri;
 use husk_tests::{Bed, Pod, expect_code, pod, sh, step};
@@ -71,8 +72,15 @@ pub async fn tuned(bed: Arc<Bed>) {
     tuned.remove().await;
     assert_eq!(meminfo("HugePages_Free"), 70);
     sh("echo 0 > /proc/sys/vm/nr_hugepages");
-    step("a CPU that is not there");
-    bed.daemon.restart_with("", "[handlers.tuned]\nvcpu_cpus = [999]\n").await;
+    step("a CPU that is not there, and a disk of 4 MiB a second");
+    let tables = "[handlers.tuned]\nvcpu_cpus = [999]\n[handlers.slow]\ndisk_bytes = 4194304\n";
+    bed.daemon.restart_with("", tables).await;
     expect_code(run(&bed, "tuned").await, &[Code::Internal], &["vCPU 0", "CPU 999"]);
+    let slow = run(&bed, "slow").await.expect("RunPodSandbox");
+    let begun = Instant::now();
+    slow.output("dd if=/dev/zero of=/much bs=1M count=20 conv=fsync 2>/dev/null").await;
+    // One second's worth may come at once.
+    assert!(begun.elapsed() >= Duration::from_secs(4), "20 MiB were written within {:?}", begun.elapsed());
+    slow.remove().await;
     bed.daemon.restart_with("", "").await;
 }

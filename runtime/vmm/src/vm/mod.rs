@@ -128,7 +128,8 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
         saver,
         devices.slots,
         devices.share,
-        devices.plug.map(|plug| (plug, config.memory_mib)),
+        devices.plug,
+        config.memory_mib,
         counters,
         exit.clone(),
     );

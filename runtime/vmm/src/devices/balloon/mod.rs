@@ -49,6 +49,8 @@ impl Balloon {
             kind: ID,
             features: F_COMMON | if huge_pages { 0 } else { F_REPORTING },
             queue_sizes: QUEUES,
+            // A driver sets up those that its features need.
+            required_queues: REPORTING,
             config: Arc::new(ConfigSpace::new(vec![0; CONFIG])),
         }
     }
@@ -87,7 +89,7 @@ impl Device for Balloon {
         self.active = None;
     }
 
-    fn save(&self) -> Result<Vec<QueueState>, Busy> {
+    fn save(&mut self) -> Result<Vec<QueueState>, Busy> {
         Ok(self.active.as_ref().map(Activation::queue_states).unwrap_or_default())
     }
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 use vm_memory::VolatileSlice;
@@ -88,6 +89,9 @@ pub struct Medium {
     pieces: Vec<Piece>,
     bytes: u64,
     read_only: bool,
+    /// Whether its file systems can tell what they can do without waiting: true until one has said that it cannot.
+    quick_reads: AtomicBool,
+    quick_writes: AtomicBool,
 }
 
 /// Bytes are asked for by where they are in a request and how many they are.
@@ -125,7 +129,14 @@ impl Medium {
             }
         }
         let files = files.into_iter().map(File::from).collect();
-        Ok(Self { files, pieces, bytes, read_only })
+        let (quick_reads, quick_writes) = (AtomicBool::new(true), AtomicBool::new(true));
+        Ok(Self { files, pieces, bytes, read_only, quick_reads, quick_writes })
+    }
+
+    /// Whose file systems cannot tell what they can do without waiting.
+    #[cfg(test)]
+    pub fn slow(self) -> Self {
+        Self { quick_reads: AtomicBool::new(false), quick_writes: AtomicBool::new(false), ..self }
     }
 
     /// Size in sectors of 512 bytes.
@@ -154,6 +165,54 @@ impl Medium {
             let file = self.files.get(piece.file).filter(|_| part > 0)?;
             Some(Part { file, at: piece.offset + into, from, bytes: part })
         })
+    }
+
+    /// Reads what is in the host's page cache, up to the first byte that would have to be waited for; how many bytes that
+    /// was.
+    pub fn read_at_once<'a>(&self, start: u64, bytes: usize, into: impl Buffers<'a>) -> usize {
+        for part in self.parts(start, bytes) {
+            let mut done = 0;
+            while done < part.bytes {
+                if !self.quick_reads.load(Ordering::Relaxed) {
+                    return part.from + done;
+                }
+                let slices = into(part.from + done, part.bytes - done);
+                match sys::read_at_once(part.file.as_fd(), &slices, part.at + done as u64) {
+                    Ok(0) => {
+                        slices.iter().for_each(fill_with_zeroes);
+                        break;
+                    }
+                    Ok(got) => done += got,
+                    Err(error) => {
+                        note(&self.quick_reads, &error);
+                        return part.from + done;
+                    }
+                }
+            }
+        }
+        bytes
+    }
+
+    /// Writes to the host's page cache, up to the first byte that would have to be waited for; how many bytes that was.
+    pub fn write_at_once<'a>(&self, start: u64, bytes: usize, from: impl Buffers<'a>) -> usize {
+        for part in self.parts(start, bytes) {
+            let mut done = 0;
+            while done < part.bytes {
+                if !self.quick_writes.load(Ordering::Relaxed) {
+                    return part.from + done;
+                }
+                let slices = from(part.from + done, part.bytes - done);
+                match sys::write_at_once(part.file.as_fd(), &slices, part.at + done as u64) {
+                    Ok(put) if put > 0 => done += put,
+                    Ok(_) => return part.from + done,
+                    Err(error) => {
+                        note(&self.quick_writes, &error);
+                        return part.from + done;
+                    }
+                }
+            }
+        }
+        bytes
     }
 
     /// Reads; what is past a file's end is zero.
@@ -258,6 +317,13 @@ fn examine(number: usize, file: BorrowedFd<'_>, read_only: bool) -> Result<(), M
     Ok(())
 }
 
+/// Remembers that a file system cannot tell what it can do without waiting.
+fn note(quick: &AtomicBool, error: &io::Error) {
+    if error.raw_os_error() == Some(libc::EOPNOTSUPP) {
+        quick.store(false, Ordering::Relaxed);
+    }
+}
+
 fn punch(part: &Part<'_>) -> io::Result<()> {
     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     sys::fallocate(part.file.as_fd(), mode, part.at, part.bytes as u64)
@@ -326,6 +392,12 @@ mod tests {
         whole.resize(2048, 1);
         assert_eq!(read(&medium, 0, 2048), whole);
         assert_eq!(read(&medium, 512, 1024), whole[512..1536]);
+        let mut quick = vec![0xee; 2048];
+        let slice = VolatileSlice::from(&mut quick[..]);
+        let done = medium.read_at_once(0, 2048, |at, bytes| vec![slice.subslice(at, bytes).unwrap()]);
+        // As far as the file system of the test's files can tell.
+        assert_eq!(quick[..done], whole[..done]);
+        assert!(quick[done..].iter().all(|byte| *byte == 0xee), "{done} of 2048 bytes");
         assert!(medium.contains(1536, 512) && !medium.contains(1536, 513) && !medium.contains(u64::MAX, 2));
     }
 
