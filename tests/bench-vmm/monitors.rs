@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use husk_tests::{microvm, run};
-use husk_vmm::config::{JailConfig, VmConfig, VsockConfig};
+use husk_vmm::config::{JailConfig, Limits, VmConfig, VsockConfig};
 use husk_vmm::control::client::ControlClient;
 use husk_vmm::control::{Extent, Request};
 use tempfile::TempDir;
@@ -108,6 +108,7 @@ fn husk(parts: &Parts) -> Figures {
         vsock: VsockConfig { cid: 3, socket: vsock, host_fd: None },
         control_socket: control.clone(),
         restore: None,
+        limits: Limits::default(),
         savable: false,
     };
     fs::write(&description, serde_json::to_vec(&config).expect("encode")).expect("write the description");

@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use command_fds::FdMapping;
-use husk_vmm::config::{HotplugConfig, JailConfig, NetConfig, RestoreConfig, VmConfig, VsockConfig};
+use husk_vmm::config::{HotplugConfig, JailConfig, Limits, NetConfig, RestoreConfig, VmConfig, VsockConfig};
 use husk_vmm::control::client::ControlClient;
 use husk_vmm::control::{Extent, Reply, Request, Statistics};
 
@@ -128,6 +128,7 @@ impl Vm {
             vsock: VsockConfig { cid: GUEST_CID, socket: vsock_socket(spec.dir), host_fd },
             control_socket: control_socket(spec.dir),
             restore: spec.restore,
+            limits: Limits::default(),
             savable: spec.savable,
         };
         let config_path = config_file(spec.dir);

@@ -49,9 +49,46 @@ pub struct VmConfig {
     /// `initramfs` and `cmdline` are as they were then, whatever is said here.
     #[serde(default)]
     pub restore: Option<RestoreConfig>,
+    /// What it may do in a time.
+    #[serde(default)]
+    pub limits: Limits,
     /// Whether it may be saved. What that takes of the system is not given to a VM that runs a tenant's code.
     #[serde(default)]
     pub savable: bool,
+}
+
+/// Rate limits; by default there are none. A guest that reaches one waits, and loses nothing by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Of requests to all block slots together, whatever they ask for.
+    pub block: RateLimit,
+    /// Of frames that the guest receives over all interfaces together. Those that come while it waits are kept in the
+    /// taps' queues, and dropped when these are full.
+    pub net_rx: RateLimit,
+    /// Of frames that the guest sends over all interfaces together.
+    pub net_tx: RateLimit,
+}
+
+/// How much may pass in a time; what is not said is not limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RateLimit {
+    /// Requests or frames. With segmentation offload a frame holds as much as 64 KiB.
+    pub operations: Option<Rate>,
+    /// Bytes of their data, or of frames with their Ethernet headers.
+    pub bytes: Option<Rate>,
+}
+
+/// A token bucket: what passes in any time is at most the burst, what the rate makes of the time, and one request or
+/// frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rate {
+    /// 1 or more.
+    pub per_second: u64,
+    /// What may pass at once when nothing has passed for a while, 1 or more.
+    pub burst: u64,
 }
 
 /// The two files that [`crate::control::Request::Snapshot`] has filled.

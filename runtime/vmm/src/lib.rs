@@ -30,6 +30,8 @@ mod pio;
 #[cfg(feature = "vmm")]
 mod power;
 #[cfg(feature = "vmm")]
+mod rate;
+#[cfg(feature = "vmm")]
 mod snapshot;
 #[cfg(feature = "vmm")]
 mod statistics;
@@ -45,12 +47,13 @@ pub mod vm;
 /// What the fuzz targets drive.
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing {
-    pub use crate::devices::block::{Block, Medium, Slot};
+    pub use crate::devices::block::{Block, Medium, Pool, Slot};
     pub use crate::devices::fs::{Fs, Share};
-    pub use crate::devices::net::Net;
+    pub use crate::devices::net::{Limits as NetLimits, Net};
     pub use crate::devices::rng::Rng;
     pub use crate::devices::vsock::{Vsock, listen};
     pub use crate::memory::Memory;
     pub use crate::power::ExitCell;
+    pub use crate::rate::{Limiter, Ticket};
     pub use crate::virtio::{BoxedDevice, Identity, Interrupt, MmioTransport, Worker, WorkerHandle};
 }

@@ -1,7 +1,8 @@
 //! Counters that all threads add to.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::control;
 
@@ -26,6 +27,59 @@ impl Counter {
     }
 }
 
+/// How many of something took how long: number `n` counts what took less than 2^`n` microseconds and no less than half
+/// of that, and the last one all that took longer.
+#[derive(Debug, Default)]
+pub struct Histogram([Counter; LATENCIES]);
+
+/// Up to 2^22 µs, which is four seconds, and beyond.
+const LATENCIES: usize = 24;
+
+impl Histogram {
+    /// Counts one.
+    pub fn add(&self, took: Duration) {
+        let bits = (u128::BITS - took.as_micros().leading_zeros()) as usize;
+        if let Some(counter) = self.0.get(bits.min(LATENCIES - 1)) {
+            counter.add(1);
+        }
+    }
+
+    fn values(&self) -> Vec<u64> {
+        self.0.iter().map(Counter::get).collect()
+    }
+}
+
+/// See [`control::DeviceStatistics`] for each counter.
+#[derive(Debug, Default)]
+#[allow(missing_docs)]
+pub struct DeviceCounters {
+    name: String,
+    pub reads: Counter,
+    pub read_bytes: Counter,
+    pub writes: Counter,
+    pub write_bytes: Counter,
+    pub others: Counter,
+    pub errors: Counter,
+    pub waits: Counter,
+    pub latency: Histogram,
+}
+
+impl DeviceCounters {
+    fn snapshot(&self) -> control::DeviceStatistics {
+        control::DeviceStatistics {
+            name: self.name.clone(),
+            reads: self.reads.get(),
+            read_bytes: self.read_bytes.get(),
+            writes: self.writes.get(),
+            write_bytes: self.write_bytes.get(),
+            others: self.others.get(),
+            errors: self.errors.get(),
+            waits: self.waits.get(),
+            latency_us: self.latency.values(),
+        }
+    }
+}
+
 /// See [`control::Statistics`] for each counter.
 #[derive(Debug, Default)]
 #[allow(missing_docs)]
@@ -41,13 +95,21 @@ pub struct Counters {
     pub net_tx_bytes: Counter,
     pub net_drops: Counter,
     pub vsock_connections: Counter,
+    devices: Mutex<Vec<Arc<DeviceCounters>>>,
 }
 
 /// The VM's counters.
 pub type Shared = Arc<Counters>;
 
 impl Counters {
-    /// The counters' values now.
+    /// Counters of one more device.
+    pub fn device(&self, name: String) -> Arc<DeviceCounters> {
+        let device = Arc::new(DeviceCounters { name, ..DeviceCounters::default() });
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&device));
+        device
+    }
+
+    /// The counters' values now; of the memory they know nothing.
     pub fn snapshot(&self) -> control::Statistics {
         let exits = [
             ("io", &self.exits_io),
@@ -55,6 +117,7 @@ impl Counters {
             ("interrupted", &self.exits_interrupted),
             ("other", &self.exits_other),
         ];
+        let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
         control::Statistics {
             exits: exits.into_iter().map(|(name, counter)| (name.to_owned(), counter.get())).collect(),
             block_read_bytes: self.block_read_bytes.get(),
@@ -64,6 +127,28 @@ impl Counters {
             net_tx_bytes: self.net_tx_bytes.get(),
             net_drops: self.net_drops.get(),
             vsock_connections: self.vsock_connections.get(),
+            memory_mib: 0,
+            devices: devices.iter().map(|device| device.snapshot()).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latencies_are_counted_by_powers_of_two() {
+        let counters = Counters::default();
+        let device = counters.device("block3".into());
+        for micros in [0, 1, 2, 3, 4, 1023, 1024, 1 << 22, u64::MAX] {
+            device.latency.add(Duration::from_micros(micros));
+        }
+        let told = counters.snapshot().devices;
+        let mut expected = vec![0; LATENCIES];
+        for (index, count) in [(0, 1), (1, 1), (2, 2), (3, 1), (10, 1), (11, 1), (23, 2)] {
+            expected[index] = count;
+        }
+        assert_eq!((told[0].name.as_str(), &told[0].latency_us), ("block3", &expected));
     }
 }

@@ -129,4 +129,33 @@ pub struct Statistics {
     pub net_drops: u64,
     /// Open vsock connections.
     pub vsock_connections: u64,
+    /// Memory that the guest has, MiB.
+    pub memory_mib: u32,
+    /// Disks and network interfaces.
+    pub devices: Vec<DeviceStatistics>,
+}
+
+/// One device's counters since boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceStatistics {
+    /// "block0", after the slot, or "net0", after the interface's place in the configuration.
+    pub name: String,
+    /// Read requests that were done, or frames that the guest received.
+    pub reads: u64,
+    /// Their bytes.
+    pub read_bytes: u64,
+    /// Write requests that were done, or frames that the guest sent.
+    pub writes: u64,
+    /// Their bytes.
+    pub write_bytes: u64,
+    /// Requests of other kinds that were done: flushes, discards, zeroes, questions for the serial.
+    pub others: u64,
+    /// Requests that failed, or frames dropped in either direction.
+    pub errors: u64,
+    /// How often it had to wait for its rate limit.
+    pub waits: u64,
+    /// How long a disk's requests took from the device's first look at them to its answer: number `n` of these counts
+    /// those of less than 2^`n` microseconds and no less than half of that, the last one all that took longer.
+    pub latency_us: Vec<u64>,
 }

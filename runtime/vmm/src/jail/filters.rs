@@ -33,6 +33,8 @@ const EVERY: &[c_long] = &[
 const CONSOLE: &[c_long] = &[libc::SYS_pread64, libc::SYS_pwrite64, libc::SYS_ftruncate];
 /// A device's event loop.
 const LOOP: &[c_long] = &[libc::SYS_epoll_wait, libc::SYS_epoll_pwait, libc::SYS_epoll_ctl];
+/// Setting the timers of rate limits: where a device waits, and where one that others wait for is taken down.
+const LIMITS: &[c_long] = &[libc::SYS_timerfd_settime];
 /// Talking to the volumes' server over the connection that there is.
 const SERVER: &[c_long] = &[libc::SYS_sendmsg, libc::SYS_recvmsg];
 
@@ -59,8 +61,10 @@ pub struct Filters {
     pub io: Filter,
     /// Volumes: between the guest's memory and that of their server.
     pub fs: Filter,
-    /// Disks.
+    /// Disks, as far as they need no waiting.
     pub block: Filter,
+    /// Disks that have to be waited for.
+    pub pool: Filter,
     /// Pluggable memory.
     pub memory: Filter,
     /// The control socket.
@@ -80,6 +84,7 @@ impl Filters {
             io: io().compile()?,
             fs: every().allow(LOOP).compile()?,
             block: block().compile()?,
+            pool: pool().compile()?,
             memory: memory().compile()?,
             control: if savable { control().allow(SAVE) } else { control() }.compile()?,
         })
@@ -103,7 +108,7 @@ fn copy(list: AllowList) -> AllowList {
 fn vcpu() -> AllowList {
     // A device is set up, and taken down, where its driver asks for it.
     let devices = [libc::SYS_epoll_create1, libc::SYS_epoll_ctl];
-    let list = copy(every().allow(CONSOLE).allow(&devices));
+    let list = copy(every().allow(CONSOLE).allow(&devices).allow(LIMITS));
     [
         kvm(_IOC_NONE, 0x80, 0),                     // KVM_RUN
         kvm(_IOC_READ, 0x81, size_of::<kvm_regs>()), // KVM_GET_REGS, to tell where a guest failed
@@ -123,14 +128,18 @@ fn io() -> AllowList {
         libc::SYS_sendmsg,
         libc::SYS_shutdown,
     ];
-    let list = every().allow(LOOP).allow(&sockets);
+    let list = every().allow(LOOP).allow(LIMITS).allow(&sockets);
     // The guest's connections to the host.
     let list = list.allow_with(libc::SYS_socketpair, &[(0, Argument::Is(libc::AF_UNIX as u32))]);
     ioctl(list, libc::FIONBIO as u32)
 }
 
 fn block() -> AllowList {
-    every().allow(LOOP).allow(&[
+    every().allow(LOOP).allow(LIMITS).allow(&[libc::SYS_preadv2])
+}
+
+fn pool() -> AllowList {
+    every().allow(&[
         libc::SYS_preadv,
         libc::SYS_pwritev,
         libc::SYS_pread64,

@@ -26,7 +26,7 @@ use crate::virtio::TransportState;
 
 const MAGIC: [u8; 8] = *b"HUSKSNAP";
 /// Changes whenever what follows has another meaning.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Bytes of the version's field.
 const VERSION_BYTES: usize = 32;
 const SUM_AT: usize = 16 + VERSION_BYTES;

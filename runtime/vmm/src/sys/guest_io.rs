@@ -47,6 +47,18 @@ pub fn write_at(file: BorrowedFd<'_>, slices: &Slices<'_>, offset: u64) -> io::R
     check(unsafe { libc::pwritev64(file.as_raw_fd(), iovecs.as_ptr(), iovecs.len() as i32, offset) })
 }
 
+/// `preadv2` with `RWF_NOWAIT` into guest memory: what the host has in its page cache.
+///
+/// # Errors
+/// What the system says: `EAGAIN` when it would have to wait, `EOPNOTSUPP` when the file system cannot tell.
+pub fn read_at_once(file: BorrowedFd<'_>, slices: &Slices<'_>, offset: u64) -> io::Result<usize> {
+    let iovecs = iovecs(slices);
+    let offset = i64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let (fd, count) = (file.as_raw_fd(), iovecs.len() as i32);
+    // SAFETY: as for `read_at`.
+    check(unsafe { libc::preadv64v2(fd, iovecs.as_ptr(), count, offset, libc::RWF_NOWAIT) })
+}
+
 /// `readv` into guest memory.
 ///
 /// # Errors

@@ -273,7 +273,8 @@ impl MmioTransport {
             return;
         }
         let memory = self.memory.memory();
-        if let Some(index) = self.queues.iter().position(|queue| !queue.is_valid(&*memory)) {
+        let bad = |(index, queue): (usize, &Queue)| !self.leaves(index, queue) && !queue.is_valid(&*memory);
+        if let Some(index) = self.queues.iter().enumerate().position(bad) {
             return self.interrupt.needs_reset(&format_args!("queue {index} is not ready or not in memory"));
         }
         let device = match std::mem::replace(&mut self.place, Place::Lost) {
@@ -294,6 +295,11 @@ impl MmioTransport {
             }
             Err(error) => self.interrupt.needs_reset(&error),
         }
+    }
+
+    /// Whether queue number `index` is one that the driver does without.
+    fn leaves(&self, index: usize, queue: &Queue) -> bool {
+        index >= self.identity.required_queues && !queue.ready()
     }
 
     fn start(

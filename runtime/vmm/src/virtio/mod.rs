@@ -34,7 +34,7 @@ pub const F_EVENT_IDX: u64 = 1 << 29;
 pub const F_COMMON: u64 = F_VERSION_1 | F_INDIRECT_DESC | F_EVENT_IDX;
 
 /// Chains of one queue that are served before others of the same thread have their turn.
-const BATCH: usize = 16;
+pub const BATCH: usize = 16;
 
 /// A device between its driver's DRIVER_OK and the next reset lives in a worker's event loop; before and
 /// after, the transport holds it.
@@ -46,11 +46,12 @@ pub trait Device: MutEventSubscriber + Send {
     /// Stops: everything that the driver has given is forgotten. Nothing is in flight when this returns.
     fn deactivate(&mut self);
 
-    /// What a snapshot has to hold of the queues of a device that its driver runs.
+    /// What a snapshot has to hold of the queues of a device that its driver runs. Nothing is in flight when this
+    /// returns: what was has been answered.
     ///
     /// # Errors
     /// [`Busy`] when the device has something that a snapshot cannot hold.
-    fn save(&self) -> Result<Vec<QueueState>, Busy>;
+    fn save(&mut self) -> Result<Vec<QueueState>, Busy>;
 }
 
 /// What of a device no snapshot can hold, for a person.
@@ -69,6 +70,8 @@ pub struct Identity {
     pub features: u64,
     /// The most descriptors of each queue.
     pub queue_sizes: &'static [u16],
+    /// How many of the queues, from the first on, a driver has to set up; it may leave the others.
+    pub required_queues: usize,
     /// Its configuration space.
     pub config: Arc<ConfigSpace>,
 }
@@ -196,6 +199,11 @@ impl VirtQueue {
     /// [`QueueError::Queue`].
     pub fn listen(&mut self) -> Result<bool, QueueError> {
         Ok(self.queue.enable_notification(&*self.memory.memory())?)
+    }
+
+    /// Whether the driver has set it up.
+    pub fn ready(&self) -> bool {
+        self.queue.ready()
     }
 
     /// Wakes this queue's device again, for work left over when its share of time was up.

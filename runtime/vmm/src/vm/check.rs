@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{HOTPLUG_SLOT_MIB, VmConfig};
+use crate::config::{HOTPLUG_SLOT_MIB, Limits, Rate, VmConfig};
 use crate::devices::fs;
 use crate::devices::net::parse_mac;
 use crate::layout;
@@ -120,8 +120,23 @@ fn check(config: &VmConfig) -> Result<(), ConfigError> {
         }
     }
     check_descriptors(config)?;
+    check_limits(&config.limits)?;
     if config.vsock.cid < MIN_CID || config.vsock.cid == u32::MAX {
         return value("vsock.cid", config.vsock.cid, format!("{MIN_CID} to {}", u32::MAX - 1));
+    }
+    Ok(())
+}
+
+fn check_limits(limits: &Limits) -> Result<(), ConfigError> {
+    for (device, limit) in [("block", limits.block), ("net_rx", limits.net_rx), ("net_tx", limits.net_tx)] {
+        for (what, rate) in [("operations", limit.operations), ("bytes", limit.bytes)] {
+            let Some(Rate { per_second, burst }) = rate else { continue };
+            for (part, number) in [("per_second", per_second), ("burst", burst)] {
+                if number == 0 {
+                    return value(format!("limits.{device}.{what}.{part}"), number, "1 or more");
+                }
+            }
+        }
     }
     Ok(())
 }
@@ -153,7 +168,8 @@ mod tests {
             "hotplug": {"limit_mib": 256, "requested_mib": 100}, "kernel": "/k", "initramfs": "/i", "cmdline": "",
             "console_log": "/c", "console_log_limit": 65536, "block_slots": 4,
             "nets": [{"tap_fd": 3, "mac": "02:42:ac:11:00:02", "mtu": 1500}],
-            "vsock": {"cid": 3, "socket": "/v", "host_fd": 5}, "control_socket": "/s", "fs_tag": "husk"
+            "vsock": {"cid": 3, "socket": "/v", "host_fd": 5}, "control_socket": "/s", "fs_tag": "husk",
+            "limits": {"block": {"bytes": {"per_second": 1 << 20, "burst": 1}}}
         })
     }
 
@@ -194,6 +210,9 @@ mod tests {
             ("/jail/network_fd", json!(3), "jail.network_fd is 3"),
             ("/vsock/host_fd", json!(4), "vsock.host_fd is 4"),
             ("/vsock/cid", json!(2), "vsock.cid is 2"),
+            ("/limits/block/bytes/burst", json!(0), "limits.block.bytes.burst is 0"),
+            ("/limits/block/bytes/per_second", json!(0), "limits.block.bytes.per_second is 0"),
+            ("/limits/block/bytes/per_second", json!(-1), "-1"),
         ] {
             let mut json = good();
             *json.pointer_mut(pointer).unwrap() = bad;

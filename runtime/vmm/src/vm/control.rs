@@ -11,7 +11,7 @@ use std::time::Duration;
 use husk_jail::seccomp::Filter;
 
 use crate::control::channel::{Channel, ControlError, Line};
-use crate::control::{Extent, Reply, Request, Response, VmState};
+use crate::control::{Extent, Reply, Request, Response, Statistics, VmState};
 use crate::devices::block::{Medium, MediumError, Slot, SlotError};
 use crate::devices::fs::{Share, ShareError};
 use crate::devices::mem::Plug;
@@ -37,8 +37,7 @@ pub struct Vm {
     saver: Saver,
     slots: Vec<Arc<Slot>>,
     share: Arc<Share>,
-    /// With the memory that the guest booted with, MiB.
-    plug: Option<(Arc<Plug>, u32)>,
+    plug: Option<Arc<Plug>>,
     counters: statistics::Shared,
     exit: ExitCell,
 }
@@ -71,7 +70,7 @@ impl Vm {
         saver: Saver,
         slots: Vec<Arc<Slot>>,
         share: Arc<Share>,
-        plug: Option<(Arc<Plug>, u32)>,
+        plug: Option<Arc<Plug>>,
         counters: statistics::Shared,
         exit: ExitCell,
     ) -> Self {
@@ -97,14 +96,23 @@ impl Vm {
     }
 
     fn resize(&self, memory_mib: u32, patience: Duration) -> Result<u32, Refusal> {
-        let (plug, boot_mib) = self.plug.as_ref().ok_or(Refusal::NoHotplug)?;
-        let mib = |bytes: u64| u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
-        let most = boot_mib.saturating_add(mib(plug.limit()));
+        let plug = self.plug.as_ref().ok_or(Refusal::NoHotplug)?;
+        let most = self.boot_mib().saturating_add(mib(plug.limit()));
         if memory_mib > most {
             return Err(Refusal::TooLarge { asked: memory_mib, most });
         }
-        let beyond = u64::from(memory_mib.saturating_sub(*boot_mib)) << 20;
-        Ok(boot_mib.saturating_add(mib(plug.resize(beyond, patience.min(MAX_PATIENCE)))))
+        let beyond = u64::from(memory_mib.saturating_sub(self.boot_mib())) << 20;
+        Ok(self.boot_mib().saturating_add(mib(plug.resize(beyond, patience.min(MAX_PATIENCE)))))
+    }
+
+    /// The memory that the guest booted with.
+    fn boot_mib(&self) -> u32 {
+        mib(self.saver.shape.memory_bytes())
+    }
+
+    fn statistics(&self) -> Statistics {
+        let plugged = self.plug.as_ref().map_or(0, |plug| mib(plug.plugged()));
+        Statistics { memory_mib: self.boot_mib().saturating_add(plugged), ..self.counters.snapshot() }
     }
 
     fn snapshot(&self, fds: Vec<OwnedFd>) -> Result<(), Refusal> {
@@ -139,7 +147,7 @@ impl Vm {
                 let patience = Duration::from_millis(patience_ms.into());
                 return self.resize(memory_mib, patience).map(Reply::Memory);
             }
-            Request::Statistics => return Ok(Reply::Statistics(self.counters.snapshot())),
+            Request::Statistics => return Ok(Reply::Statistics(self.statistics())),
             Request::Attach { slot, read_only, extents } => self.attach(slot, read_only, &extents, fds)?,
             Request::AttachFs => fds.into_iter().try_for_each(|fd| self.share.attach(fd))?,
             Request::Detach { slot } => self.slot(slot)?.detach()?,
@@ -151,6 +159,10 @@ impl Vm {
         }
         Ok(Reply::Done)
     }
+}
+
+fn mib(bytes: u64) -> u32 {
+    u32::try_from(bytes >> 20).unwrap_or(u32::MAX)
 }
 
 /// Makes the socket (mode 0600).

@@ -10,16 +10,17 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::kvm::KvmError;
 use crate::config::VmConfig;
-use crate::devices::block::{Block, Slot};
+use crate::devices::block::{Block, Pool, Slot};
 use crate::devices::fs::{Fs, Share};
 use crate::devices::mem::{Mem, Plug};
-use crate::devices::net::{Net, TapError, parse_mac};
+use crate::devices::net::{Limits, Net, TapError, parse_mac};
 use crate::devices::rng::Rng;
 use crate::devices::vsock::Vsock;
 use crate::jail::Filters;
 use crate::layout;
 use crate::memory::{Memory, Ram, Region};
 use crate::power::ExitCell;
+use crate::rate::{Limiter, Ticket};
 use crate::statistics;
 use crate::virtio::{
     BoxedDevice, Identity, Interrupt, MmioTransport, QUEUE_NOTIFY, TransportError, Worker, WorkerHandle,
@@ -99,8 +100,8 @@ impl Builder<'_> {
     }
 }
 
-/// Makes the devices of `config`. Disks have a thread of their own, because their requests may wait for the
-/// host's disk, and so have volumes, which copy much, and pluggable memory, which may take a while to be given and
+/// Makes the devices of `config`. Disks have a thread of their own, and some more that wait for the host's disk, and so
+/// have volumes, which copy much, and pluggable memory, which may take a while to be given and
 /// taken; all others are quick.
 ///
 /// # Errors
@@ -125,9 +126,11 @@ pub fn build(
     let vsock = Vsock::new(&config.vsock, listener, counters.clone()).map_err(DeviceError::HostPorts)?;
     builder.add(Vsock::identity(config.vsock.cid), Box::new(vsock), &io, interrupt)?;
 
-    for net in &config.nets {
+    let [block, rx, tx] = [config.limits.block, config.limits.net_rx, config.limits.net_tx].map(Limiter::new);
+    for (index, net) in config.nets.iter().enumerate() {
         let interrupt = builder.interrupt()?;
-        let device = Net::new(net, counters.clone())?;
+        let limits = Limits { rx: Ticket::new(rx.as_ref())?, tx: Ticket::new(tx.as_ref())? };
+        let device = Net::new(index, net, limits, counters.clone())?;
         // The address was checked with the configuration.
         let mac = parse_mac(&net.mac).unwrap_or_default();
         builder.add(Net::identity(mac, net.mtu), Box::new(device), &io, interrupt)?;
@@ -152,13 +155,14 @@ pub fn build(
         plug = Some(shared);
     }
 
+    let pool = Pool::start(&filters.pool, exit)?;
     let mut slots = Vec::new();
     for number in 0..config.block_slots {
         let interrupt = builder.interrupt()?;
-        let identity = Block::identity();
-        let slot = Slot::new(number, identity.config.clone(), interrupt.clone(), disks.clone());
+        let identity = Block::identity(config.max_vcpus);
+        let slot = Slot::new(number, identity.config.clone(), interrupt.clone(), disks.clone(), &pool)?;
         let slot = Arc::new(slot);
-        let device = Block::new(Arc::clone(&slot), counters.clone());
+        let device = Block::new(Arc::clone(&slot), Ticket::new(block.as_ref())?, counters.clone());
         builder.add(identity, Box::new(device), &disks, interrupt)?;
         slots.push(slot);
     }

@@ -108,6 +108,7 @@ fn forbidden() {
             vec![(libc::SYS_socketpair, [libc::AF_INET as u64, 1, 0, 0, 0, 0]), (libc::SYS_connect, [0; 6])],
         ),
         ("block", vec![(libc::SYS_sendmsg, [0; 6]), (libc::SYS_ioctl, [0, 0xae80, 0, 0, 0, 0])]),
+        ("pool", vec![(libc::SYS_epoll_wait, [0; 6]), (libc::SYS_io_uring_setup, [0; 6])]),
         ("memory", vec![(libc::SYS_ioctl, [0, 0xae80, 0, 0, 0, 0]), (libc::SYS_unshare, [0; 6])]),
         // Signals to itself, but not to others and not any.
         ("control", vec![(libc::SYS_tgkill, [1, 1, 9, 0, 0, 0]), (libc::SYS_tgkill, [2, 2, 34, 0, 0, 0])]),

@@ -18,15 +18,18 @@ pub const TESTS: &[Test] = &[
     ("a disk can be taken away in the middle of its use", taken_away),
 ];
 
-const MIB: usize = 1 << 20;
+/// Bytes.
+pub const MIB: usize = 1 << 20;
 
-fn file(content: &[u8]) -> File {
+/// A file of the host's.
+pub fn file(content: &[u8]) -> File {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(content).unwrap();
     file
 }
 
-fn content(bytes: usize) -> Vec<u8> {
+/// Bytes that no two sectors have in common.
+pub fn content(bytes: usize) -> Vec<u8> {
     let mut state = 1_u32;
     (0..bytes)
         .map(|_| {
@@ -37,7 +40,7 @@ fn content(bytes: usize) -> Vec<u8> {
 }
 
 /// The guest's name of a slot: "vda".
-fn device(machine: &Machine, slot: u8) -> String {
+pub fn device(machine: &Machine, slot: u8) -> String {
     let serial = slot_serial(slot);
     let find = format!(
         "busybox grep -lx {serial} /sys/block/vd*/serial || busybox grep -l {serial} /sys/block/vd*/serial"
@@ -46,7 +49,7 @@ fn device(machine: &Machine, slot: u8) -> String {
 }
 
 /// Waits until the guest sees the slot with `bytes` bytes.
-fn wait_for_size(machine: &Machine, device: &str, bytes: usize) {
+pub fn wait_for_size(machine: &Machine, device: &str, bytes: usize) {
     wait_for("the new size", || {
         let sectors: usize =
             machine.output(&format!("busybox cat /sys/block/{device}/size")).parse().unwrap();
@@ -58,6 +61,8 @@ fn media_come_and_go() {
     let machine = Machine::boot();
     let device = device(&machine, 1);
     wait_for_size(&machine, &device, 0);
+    // One a vCPU that there may be.
+    assert_eq!(machine.output(&format!("busybox ls /sys/block/{device}/mq | busybox wc -l")), "3");
     let sum = |skip: usize, bytes: usize| {
         machine.output(&format!(
             "busybox dd if=/dev/{device} bs=1k skip={} count={} 2>/dev/null | busybox md5sum",

@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use husk_vmm::config::{HotplugConfig, JailConfig, NetConfig, RestoreConfig, VmConfig, VsockConfig};
+use husk_vmm::config::{HotplugConfig, JailConfig, Limits, NetConfig, RestoreConfig, VmConfig, VsockConfig};
 use husk_vmm::control::client::{ControlClient, ControlError};
 use husk_vmm::control::{Extent, Reply, Request, Statistics};
 use husk_vmm::host_ports;
@@ -64,6 +64,7 @@ pub fn config(dir: &Path) -> VmConfig {
         vsock: VsockConfig { cid: 3, socket: dir.join("vsock.sock"), host_fd: None },
         control_socket: dir.join("control.sock"),
         restore: None,
+        limits: Limits::default(),
         savable: true,
     }
 }

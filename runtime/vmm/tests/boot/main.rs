@@ -15,10 +15,12 @@ mod figures;
 mod guest;
 mod initramfs;
 mod life;
+mod limits;
 mod machine;
 mod network;
 mod refusals;
 mod resize;
+mod slow_disks;
 mod snapshot;
 mod sockets;
 
@@ -28,8 +30,10 @@ const TESTS: &[&[Test]] = &[
     refusals::TESTS,
     life::TESTS,
     disks::TESTS,
+    slow_disks::TESTS,
     sockets::TESTS,
     network::TESTS,
+    limits::TESTS,
     resize::TESTS,
     snapshot::TESTS,
     ends::TESTS,

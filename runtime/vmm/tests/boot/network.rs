@@ -17,7 +17,7 @@ pub const TESTS: &[Test] = &[("the guest and the host reach each other", reach_e
 const MIB: usize = 1 << 20;
 
 /// A tap with 10.99.0.1/24, open without close-on-exec so that the VMM inherits it.
-fn tap(name: &str) -> File {
+pub fn tap(name: &str) -> File {
     let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
     // SAFETY: all-zeroes is a valid ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 use vm_memory::VolatileSlice;
@@ -88,6 +89,8 @@ pub struct Medium {
     pieces: Vec<Piece>,
     bytes: u64,
     read_only: bool,
+    /// Whether its file systems can tell what they can read without waiting: true until one has said that it cannot.
+    quick_reads: AtomicBool,
 }
 
 /// Bytes are asked for by where they are in a request and how many they are.
@@ -125,7 +128,13 @@ impl Medium {
             }
         }
         let files = files.into_iter().map(File::from).collect();
-        Ok(Self { files, pieces, bytes, read_only })
+        Ok(Self { files, pieces, bytes, read_only, quick_reads: AtomicBool::new(true) })
+    }
+
+    /// Whose file systems cannot tell what they can read without waiting.
+    #[cfg(test)]
+    pub fn slow(self) -> Self {
+        Self { quick_reads: AtomicBool::new(false), ..self }
     }
 
     /// Size in sectors of 512 bytes.
@@ -154,6 +163,34 @@ impl Medium {
             let file = self.files.get(piece.file).filter(|_| part > 0)?;
             Some(Part { file, at: piece.offset + into, from, bytes: part })
         })
+    }
+
+    /// Reads what is in the host's page cache, up to the first byte that would have to be waited for; how many bytes that
+    /// was. Nothing of the kind can be had for writes: a file system that is frozen makes them wait whatever they say.
+    pub fn read_at_once<'a>(&self, start: u64, bytes: usize, into: impl Buffers<'a>) -> usize {
+        for part in self.parts(start, bytes) {
+            let mut done = 0;
+            while done < part.bytes {
+                if !self.quick_reads.load(Ordering::Relaxed) {
+                    return part.from + done;
+                }
+                let slices = into(part.from + done, part.bytes - done);
+                match sys::read_at_once(part.file.as_fd(), &slices, part.at + done as u64) {
+                    Ok(0) => {
+                        slices.iter().for_each(fill_with_zeroes);
+                        break;
+                    }
+                    Ok(got) => done += got,
+                    Err(error) => {
+                        if error.raw_os_error() == Some(libc::EOPNOTSUPP) {
+                            self.quick_reads.store(false, Ordering::Relaxed);
+                        }
+                        return part.from + done;
+                    }
+                }
+            }
+        }
+        bytes
     }
 
     /// Reads; what is past a file's end is zero.
@@ -326,6 +363,12 @@ mod tests {
         whole.resize(2048, 1);
         assert_eq!(read(&medium, 0, 2048), whole);
         assert_eq!(read(&medium, 512, 1024), whole[512..1536]);
+        let mut quick = vec![0xee; 2048];
+        let slice = VolatileSlice::from(&mut quick[..]);
+        let done = medium.read_at_once(0, 2048, |at, bytes| vec![slice.subslice(at, bytes).unwrap()]);
+        // As far as the file system of the test's files can tell.
+        assert_eq!(quick[..done], whole[..done]);
+        assert!(quick[done..].iter().all(|byte| *byte == 0xee), "{done} of 2048 bytes");
         assert!(medium.contains(1536, 512) && !medium.contains(1536, 513) && !medium.contains(u64::MAX, 2));
     }
 

@@ -18,20 +18,17 @@ const SEGMENT: usize = 16;
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done: bytes read and bytes written.
-    Ok {
-        /// Of the disk, into guest memory.
-        read: usize,
-        /// To the disk.
-        written: usize,
-    },
+    /// So many bytes of the disk, into guest memory.
+    Read(usize),
+    /// So many bytes to the disk.
+    Written(usize),
+    /// Whatever else was asked for.
+    Done,
     /// `VIRTIO_BLK_S_IOERR`.
     Failed,
     /// `VIRTIO_BLK_S_UNSUPP`.
     Unsupported,
 }
-
-const DONE: Outcome = Outcome::Ok { read: 0, written: 0 };
 
 /// What of the request's writable part was written, with its status byte.
 pub struct Answer {
@@ -41,24 +38,110 @@ pub struct Answer {
     pub outcome: Outcome,
 }
 
-/// Serves the request in `chain`. None when there is no room for even a status.
-pub fn serve(chain: &Chain, medium: Option<&Medium>, serial: &str, write_back: bool) -> Option<Answer> {
-    let status_at = chain.writable_bytes().checked_sub(1)?;
-    let (outcome, filled) = match Header::read(chain) {
-        Some(header) => run(chain, &header, status_at, medium, serial, write_back),
-        None => (Outcome::Failed, 0),
+/// What is left to do of a request that has been looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Rest {
+    header: Header,
+    /// Bytes that have been read.
+    done: usize,
+}
+
+/// A request that has been looked at.
+pub enum Begun {
+    /// It is done. None when there is no room for even a status.
+    Answered(Option<Answer>),
+    /// The host's disk has to be waited for, see [`finish`].
+    Waits(Rest),
+}
+
+/// Does what can be done of the request in `chain` without waiting.
+pub fn begin(chain: &Chain, medium: Option<&Medium>, serial: &str) -> Begun {
+    let Some(room) = chain.writable_bytes().checked_sub(1) else { return Begun::Answered(None) };
+    let answered = |outcome, filled| Begun::Answered(answer(chain, outcome, filled));
+    let Some(header) = Header::read(chain) else { return answered(Outcome::Failed, 0) };
+    let done = match (header.kind, medium) {
+        (VIRTIO_BLK_T_GET_ID, _) => {
+            let mut id = [0; VIRTIO_BLK_ID_BYTES as usize];
+            id.iter_mut().zip(serial.bytes()).for_each(|(to, from)| *to = from);
+            let done = room == id.len() && chain.write(0, &id);
+            return if done { answered(Outcome::Done, id.len()) } else { answered(Outcome::Failed, 0) };
+        }
+        (
+            VIRTIO_BLK_T_IN
+            | VIRTIO_BLK_T_OUT
+            | VIRTIO_BLK_T_FLUSH
+            | VIRTIO_BLK_T_DISCARD
+            | VIRTIO_BLK_T_WRITE_ZEROES,
+            None,
+        ) => return answered(Outcome::Failed, 0),
+        (VIRTIO_BLK_T_IN, Some(medium)) => {
+            let Some(start) = start(medium, header.sector, room) else { return answered(Outcome::Failed, 0) };
+            let done = medium.read_at_once(start, room, |at, bytes| chain.writable(at, bytes));
+            if done == room {
+                return answered(Outcome::Read(room), room);
+            }
+            done
+        }
+        (
+            VIRTIO_BLK_T_OUT | VIRTIO_BLK_T_FLUSH | VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES,
+            Some(_),
+        ) => 0,
+        _ => return answered(Outcome::Unsupported, 0),
     };
+    Begun::Waits(Rest { header, done })
+}
+
+/// Does the rest of a request, and waits for the host's disk. None when there is no room for even a status.
+pub fn finish(chain: &Chain, medium: &Medium, rest: &Rest, write_back: bool) -> Option<Answer> {
+    let room = chain.writable_bytes().checked_sub(1)?;
+    let Rest { header, done } = *rest;
+    let data = chain.readable_bytes().saturating_sub(HEADER);
+    let writable = Some(medium).filter(|medium| !medium.read_only());
+    let outcome = match header.kind {
+        VIRTIO_BLK_T_IN => start(medium, header.sector, room).and_then(|start| {
+            let rest = room.checked_sub(done)?;
+            medium.read(start + done as u64, rest, |at, bytes| chain.writable(done + at, bytes)).ok()?;
+            Some(Outcome::Read(room))
+        }),
+        VIRTIO_BLK_T_OUT => writable.and_then(|medium| {
+            let start = start(medium, header.sector, data)?;
+            medium.write(start, data, |at, bytes| chain.readable(HEADER + at, bytes)).ok()?;
+            if !write_back {
+                medium.flush().ok()?;
+            }
+            Some(Outcome::Written(data))
+        }),
+        VIRTIO_BLK_T_FLUSH => medium.flush().ok().map(|()| Outcome::Done),
+        VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES => {
+            writable.and_then(|medium| clear(chain, medium, header.kind, data))
+        }
+        _ => Some(Outcome::Unsupported),
+    };
+    let filled = if let Some(Outcome::Read(bytes)) = outcome { bytes } else { 0 };
+    answer(chain, outcome.unwrap_or(Outcome::Failed), filled)
+}
+
+/// Writes the status. `filled` bytes of the writable part before it are.
+fn answer(chain: &Chain, outcome: Outcome, filled: usize) -> Option<Answer> {
     let status = match outcome {
-        Outcome::Ok { .. } => VIRTIO_BLK_S_OK,
+        Outcome::Read(_) | Outcome::Written(_) | Outcome::Done => VIRTIO_BLK_S_OK,
         Outcome::Failed => VIRTIO_BLK_S_IOERR,
         Outcome::Unsupported => VIRTIO_BLK_S_UNSUPP,
     };
+    let status_at = chain.writable_bytes().checked_sub(1)?;
     chain.write(status_at, &[status as u8]).then_some(())?;
     // The used length counts from the start of the writable part; its status byte is the last.
     let bytes = if filled == status_at { filled + 1 } else { filled };
     Some(Answer { bytes: u32::try_from(bytes).unwrap_or(u32::MAX), outcome })
 }
 
+/// What the request in `chain` costs of a limit of bytes: as much as it may move.
+pub fn cost(chain: &Chain) -> u64 {
+    let data = chain.readable_bytes().saturating_sub(HEADER).max(chain.writable_bytes().saturating_sub(1));
+    data.min(MAX_REQUEST) as u64
+}
+
+#[derive(Clone, Copy, Debug)]
 struct Header {
     kind: u32,
     sector: u64,
@@ -74,63 +157,12 @@ impl Header {
     }
 }
 
-/// The outcome, and how many bytes of the writable part before the status are filled.
-fn run(
-    chain: &Chain,
-    header: &Header,
-    room: usize,
-    medium: Option<&Medium>,
-    serial: &str,
-    write_back: bool,
-) -> (Outcome, usize) {
-    let data = chain.readable_bytes().saturating_sub(HEADER);
-    match header.kind {
-        VIRTIO_BLK_T_GET_ID => {
-            let mut id = [0; VIRTIO_BLK_ID_BYTES as usize];
-            id.iter_mut().zip(serial.bytes()).for_each(|(to, from)| *to = from);
-            let done = room == id.len() && chain.write(0, &id);
-            return if done { (DONE, id.len()) } else { (Outcome::Failed, 0) };
-        }
-        VIRTIO_BLK_T_IN => {
-            let outcome = medium.and_then(|medium| read(chain, medium, header.sector, room));
-            return outcome.map_or((Outcome::Failed, 0), |outcome| (outcome, room));
-        }
-        _ => {}
-    }
-    let outcome = match header.kind {
-        VIRTIO_BLK_T_OUT => writable(medium).and_then(|medium| {
-            let start = start(medium, header.sector, data)?;
-            medium.write(start, data, |at, bytes| chain.readable(HEADER + at, bytes)).ok()?;
-            if !write_back {
-                medium.flush().ok()?;
-            }
-            Some(Outcome::Ok { read: 0, written: data })
-        }),
-        VIRTIO_BLK_T_FLUSH => medium.and_then(|medium| medium.flush().ok()).map(|()| DONE),
-        VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES => {
-            writable(medium).and_then(|medium| clear(chain, medium, header.kind, data))
-        }
-        _ => Some(Outcome::Unsupported),
-    };
-    (outcome.unwrap_or(Outcome::Failed), 0)
-}
-
-fn writable(medium: Option<&Medium>) -> Option<&Medium> {
-    medium.filter(|medium| !medium.read_only())
-}
-
 /// The byte at which a transfer of `bytes` bytes starts, if the disk has them all.
 fn start(medium: &Medium, sector: u64, bytes: usize) -> Option<u64> {
     let start = sector.checked_mul(SECTOR)?;
     let good =
         (bytes as u64).is_multiple_of(SECTOR) && bytes <= MAX_REQUEST && medium.contains(start, bytes as u64);
     good.then_some(start)
-}
-
-fn read(chain: &Chain, medium: &Medium, sector: u64, room: usize) -> Option<Outcome> {
-    let start = start(medium, sector, room)?;
-    medium.read(start, room, |at, bytes| chain.writable(at, bytes)).ok()?;
-    Some(Outcome::Ok { read: room, written: 0 })
 }
 
 /// Discard and write-zeroes: one segment, as the configuration says.
@@ -161,7 +193,7 @@ fn clear(chain: &Chain, medium: &Medium, kind: u32, data: usize) -> Option<Outco
     } else {
         medium.discard(start, bytes).ok()?;
     }
-    Some(DONE)
+    Some(Outcome::Done)
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! A slot: a block device whose medium comes and goes.
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::medium::Medium;
+use super::pool::{Lane, Pool};
 use crate::virtio::{ConfigSpace, Interrupt, WorkerError, WorkerHandle};
 
 /// Why a slot did not take or give its medium.
@@ -19,19 +21,38 @@ pub enum SlotError {
     Worker(#[from] WorkerError),
 }
 
+enum Place {
+    Empty,
+    Full(Arc<Medium>),
+    /// Requests use what has been taken out.
+    Leaving,
+}
+
 /// Shared by the device, which reads and writes, and the control socket, which exchanges the medium.
 pub struct Slot {
     number: u8,
-    medium: Mutex<Option<Arc<Medium>>>,
+    place: Mutex<Place>,
+    lane: Arc<Lane>,
     config: Arc<ConfigSpace>,
     interrupt: Interrupt,
     worker: WorkerHandle,
 }
 
 impl Slot {
-    /// An empty slot of the device with this configuration space and interrupt.
-    pub fn new(number: u8, config: Arc<ConfigSpace>, interrupt: Interrupt, worker: WorkerHandle) -> Self {
-        Self { number, medium: Mutex::new(None), config, interrupt, worker }
+    /// An empty slot of the device with this configuration space and interrupt, which is in `worker`'s loop and has
+    /// `pool` wait for disks.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn new(
+        number: u8,
+        config: Arc<ConfigSpace>,
+        interrupt: Interrupt,
+        worker: WorkerHandle,
+        pool: &Pool,
+    ) -> io::Result<Self> {
+        let lane = Lane::new(pool)?;
+        Ok(Self { number, place: Mutex::new(Place::Empty), lane, config, interrupt, worker })
     }
 
     /// Its number.
@@ -39,13 +60,21 @@ impl Slot {
         self.number
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<Medium>>> {
-        self.medium.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The way of its requests to the threads that wait for disks.
+    pub(super) fn lane(&self) -> &Arc<Lane> {
+        &self.lane
     }
 
-    /// The medium. Whoever holds it must be done with it before the worker's loop turns.
+    fn lock(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The medium. Whoever holds it must be done with it before the worker's loop turns, or have it in the lane by then.
     pub fn medium(&self) -> Option<Arc<Medium>> {
-        self.lock().clone()
+        match &*self.lock() {
+            Place::Full(medium) => Some(Arc::clone(medium)),
+            Place::Empty | Place::Leaving => None,
+        }
     }
 
     /// Puts a medium in and tells the driver its size.
@@ -54,11 +83,11 @@ impl Slot {
     /// [`SlotError::Full`].
     pub fn attach(&self, medium: Medium) -> Result<(), SlotError> {
         let mut place = self.lock();
-        if place.is_some() {
+        if !matches!(*place, Place::Empty) {
             return Err(SlotError::Full(self.number));
         }
         self.set_capacity(medium.sectors());
-        *place = Some(Arc::new(medium));
+        *place = Place::Full(Arc::new(medium));
         Ok(())
     }
 
@@ -69,12 +98,20 @@ impl Slot {
     pub fn detach(&self) -> Result<(), SlotError> {
         let medium = {
             let mut place = self.lock();
-            let medium = place.take().ok_or(SlotError::Empty(self.number))?;
-            self.set_capacity(0);
-            medium
+            match std::mem::replace(&mut *place, Place::Leaving) {
+                Place::Full(medium) => medium,
+                other => {
+                    *place = other;
+                    return Err(SlotError::Empty(self.number));
+                }
+            }
         };
+        self.set_capacity(0);
+        // The loop has no hold of it after this, and what is in the lane is the last.
         self.worker.barrier()?;
+        self.lane.wait();
         drop(medium);
+        *self.lock() = Place::Empty;
         Ok(())
     }
 

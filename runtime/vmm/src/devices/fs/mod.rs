@@ -49,6 +49,7 @@ impl Fs {
             kind: ID,
             features: F_COMMON,
             queue_sizes: QUEUE_SIZES,
+            required_queues: QUEUE_SIZES.len(),
             config: Arc::new(ConfigSpace::new(config)),
         }
     }
@@ -65,7 +66,7 @@ impl Device for Fs {
         self.share.driver_is_gone();
     }
 
-    fn save(&self) -> Result<Vec<QueueState>, Busy> {
+    fn save(&mut self) -> Result<Vec<QueueState>, Busy> {
         if self.share.is_attached() {
             return Err(Busy("the file system device has a server".to_owned()));
         }

@@ -40,6 +40,7 @@ impl Mem {
             kind: ID,
             features: F_COMMON | F_UNPLUGGED_INACCESSIBLE,
             queue_sizes: &[16],
+            required_queues: 1,
             config: plug.config(),
         }
     }
@@ -60,7 +61,7 @@ impl Device for Mem {
         self.active = None;
     }
 
-    fn save(&self) -> Result<Vec<QueueState>, Busy> {
+    fn save(&mut self) -> Result<Vec<QueueState>, Busy> {
         match self.plug.plugged() {
             0 => Ok(self.active.as_ref().map(Activation::queue_states).unwrap_or_default()),
             bytes => Err(Busy(format!("{} MiB of memory are plugged", bytes >> 20))),

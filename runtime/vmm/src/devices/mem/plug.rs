@@ -98,7 +98,7 @@ impl Plug {
     }
 
     /// Bytes that are plugged.
-    pub(super) fn plugged(&self) -> u64 {
+    pub fn plugged(&self) -> u64 {
         self.lock().plugged_bytes()
     }
 

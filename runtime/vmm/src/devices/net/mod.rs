@@ -1,8 +1,9 @@
-//! virtio-net (virtio 1.2, section 5.1) over a tap: one queue each way, checksum and segmentation offloads.
+//! virtio-net (virtio 1.2, section 5.1) over a tap: one queue each way, checksum and segmentation offloads, and limits.
 
 mod mac;
 mod offload;
 mod rx;
+mod tally;
 mod tx;
 
 #[cfg(test)]
@@ -20,10 +21,12 @@ use vmm_sys_util::epoll::EventSet;
 pub use mac::parse as parse_mac;
 
 use crate::config::NetConfig;
+use crate::rate::{Ticket, Timer};
 use crate::statistics;
 use crate::sys;
 use crate::virtio::{Activation, Busy, ConfigSpace, Device, F_COMMON, Identity, QueueError};
-use rx::{Pause, Receiver};
+use rx::Receiver;
+use tally::Tally;
 
 /// `VIRTIO_ID_NET`.
 const ID: u32 = 1;
@@ -39,6 +42,9 @@ const RX: usize = 0;
 const TX: usize = 1;
 /// Data of the tap's events; those of the queues are the queues' numbers.
 const TAP: u32 = 2;
+/// Data of the events of the limits' timers.
+const RX_TURN: u32 = 3;
+const TX_TURN: u32 = 4;
 
 /// Why there is no network device.
 #[derive(Debug, thiserror::Error)]
@@ -56,23 +62,45 @@ struct Active {
     tap_ready: bool,
 }
 
+/// Shares in what all interfaces may carry.
+#[derive(Default)]
+pub struct Limits {
+    /// Frames for the guest.
+    pub rx: Ticket,
+    /// Frames of the guest.
+    pub tx: Ticket,
+}
+
+impl Limits {
+    fn leave(&self) {
+        self.rx.leave();
+        self.tx.leave();
+    }
+}
+
 /// The device.
 pub struct Net {
     /// Without one it carries nothing.
     tap: Option<OwnedFd>,
     mtu: u16,
-    counters: statistics::Shared,
+    limits: Limits,
+    tally: Tally,
     active: Option<Active>,
 }
 
 impl Net {
-    /// A device over the tap of `config`.
+    /// A device over the tap of `config`, which is number `index`, within `limits`.
     ///
     /// # Errors
     /// [`TapError`], for example when the descriptor is no tap.
-    pub fn new(config: &NetConfig, counters: statistics::Shared) -> Result<Self, TapError> {
+    pub fn new(
+        index: usize,
+        config: &NetConfig,
+        limits: Limits,
+        totals: statistics::Shared,
+    ) -> Result<Self, TapError> {
         let tap = config.tap_fd.map(inherit_tap).transpose()?;
-        Ok(Self { tap, mtu: config.mtu, counters, active: None })
+        Ok(Self { tap, mtu: config.mtu, limits, tally: Tally::new(index, totals), active: None })
     }
 
     /// What the transport has to know.
@@ -90,6 +118,7 @@ impl Net {
             kind: ID,
             features,
             queue_sizes: &[QUEUE_SIZE; 2],
+            required_queues: 2,
             config: Arc::new(ConfigSpace::new(config)),
         }
     }
@@ -99,20 +128,27 @@ impl Net {
         let (Some(tap), Some(queue)) = (&self.tap, queues.get_mut(RX).filter(|_| active.tap_ready)) else {
             return Ok(());
         };
-        match active.receiver.serve(queue, tap.as_fd(), &self.counters, BATCH)? {
-            Pause::TapEmpty => active.tap_ready = false,
-            // The driver's kick goes on from here.
-            Pause::NoBuffers => {}
-            Pause::Turn => queue.kick_again(),
+        match active.receiver.serve(queue, tap.as_fd(), &self.limits.rx, &self.tally, BATCH)? {
+            rx::Pause::TapEmpty => active.tap_ready = false,
+            // The driver's kick and the timer go on from here.
+            rx::Pause::NoBuffers | rx::Pause::Limit => {}
+            rx::Pause::Turn => queue.kick_again(),
         }
         queue.notify()
+    }
+
+    /// With their events' data.
+    fn timers(&self) -> impl Iterator<Item = (&Timer, u32)> {
+        let both = [(self.limits.rx.timer(), RX_TURN), (self.limits.tx.timer(), TX_TURN)];
+        both.into_iter().filter_map(|(timer, data)| Some((timer?, data)))
     }
 
     fn transmit(&self, active: &mut Active) -> Result<(), QueueError> {
         let queues = &mut active.activation.queues;
         let (Some(tap), Some(queue)) = (&self.tap, queues.get_mut(TX)) else { return Ok(()) };
-        if tx::serve(queue, tap.as_fd(), &self.counters, BATCH)? {
-            queue.kick_again();
+        match tx::serve(queue, tap.as_fd(), &self.limits.tx, &self.tally, BATCH)? {
+            tx::Pause::Empty | tx::Pause::Limit => {}
+            tx::Pause::Turn => queue.kick_again(),
         }
         queue.notify()
     }
@@ -144,12 +180,13 @@ impl Device for Net {
 
     fn deactivate(&mut self) {
         self.active = None;
+        self.limits.leave();
         if let Some(tap) = &self.tap {
             let _ = sys::set_offloads(tap.as_fd(), 0);
         }
     }
 
-    fn save(&self) -> Result<Vec<QueueState>, Busy> {
+    fn save(&mut self) -> Result<Vec<QueueState>, Busy> {
         let Some(active) = &self.active else { return Ok(Vec::new()) };
         let mut states = active.activation.queue_states();
         if let Some(receiving) = states.get_mut(RX) {
@@ -167,6 +204,11 @@ impl MutEventSubscriber for Net {
         if let Err(error) = ops.add(Events::with_data(tap, TAP, EventSet::IN | EventSet::EDGE_TRIGGERED)) {
             crate::fact!("net: the tap {} cannot be watched: {error}", tap.as_raw_fd());
         }
+        for (timer, data) in self.timers() {
+            if let Err(error) = ops.add(Events::with_data(timer, data, EventSet::IN)) {
+                crate::fact!("net: a limit's timer cannot be watched: {error}");
+            }
+        }
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
@@ -174,16 +216,23 @@ impl MutEventSubscriber for Net {
         let number = events.data();
         if number == TAP {
             active.tap_ready = true;
+        } else if let Some((timer, _)) = self.timers().find(|(_, data)| *data == number) {
+            timer.fired();
         } else if let Some(queue) = active.activation.queues.get(number as usize) {
             let _ = queue.kick.read();
         }
-        let done = if number as usize == TX { self.transmit(&mut active) } else { self.receive(&mut active) };
+        let transmits = number as usize == TX || number == TX_TURN;
+        let done = if transmits { self.transmit(&mut active) } else { self.receive(&mut active) };
         match done {
             Ok(()) => self.active = Some(active),
             Err(error) => {
                 if let Some(tap) = &self.tap {
                     let _ = ops.remove(Events::empty(tap));
                 }
+                for (timer, _) in self.timers() {
+                    let _ = ops.remove(Events::empty(timer));
+                }
+                self.limits.leave();
                 active.activation.fail(ops, &error);
             }
         }

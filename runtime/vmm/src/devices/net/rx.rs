@@ -6,8 +6,9 @@ use std::os::fd::BorrowedFd;
 
 use vm_memory::VolatileSlice;
 
+use super::tally::Tally;
 use super::{HEADER, QUEUE_SIZE};
-use crate::statistics::Counters;
+use crate::rate::Ticket;
 use crate::sys;
 use crate::virtio::{Chain, QueueError, VirtQueue};
 
@@ -21,6 +22,8 @@ pub enum Pause {
     TapEmpty,
     /// The guest has no more buffers.
     NoBuffers,
+    /// The limit does not let more pass now.
+    Limit,
     /// Its turn is over.
     Turn,
 }
@@ -83,16 +86,24 @@ impl Receiver {
         &mut self,
         queue: &mut VirtQueue,
         tap: BorrowedFd<'_>,
-        counters: &Counters,
+        limit: &Ticket,
+        tally: &Tally,
         batch: usize,
     ) -> Result<Pause, QueueError> {
         for _ in 0..batch {
             if let Some(pause) = self.gather(queue)? {
                 return Ok(pause);
             }
+            let Some(turn) = limit.turn() else {
+                tally.waits();
+                return Ok(Pause::Limit);
+            };
             match self.read(tap) {
-                Ok(bytes) if bytes >= HEADER => self.deliver(queue, bytes, counters)?,
-                Ok(_) => counters.net_drops.add(1),
+                Ok(bytes) if bytes >= HEADER => {
+                    turn.spend((bytes - HEADER) as u64);
+                    self.deliver(queue, bytes, tally)?;
+                }
+                Ok(_) => tally.dropped(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // EAGAIN, and what a tap says whose interface is down or gone: its next event tells.
                 Err(_) => return Ok(Pause::TapEmpty),
@@ -112,12 +123,7 @@ impl Receiver {
     }
 
     /// Gives back the buffers that a frame of `bytes` bytes has filled.
-    fn deliver(
-        &mut self,
-        queue: &mut VirtQueue,
-        bytes: usize,
-        counters: &Counters,
-    ) -> Result<(), QueueError> {
+    fn deliver(&mut self, queue: &mut VirtQueue, bytes: usize, tally: &Tally) -> Result<(), QueueError> {
         let room = if self.mergeable {
             self.ready_bytes
         } else {
@@ -127,7 +133,7 @@ impl Receiver {
             // A frame is never cut short.
             Some(first) if bytes <= room => first,
             _ => {
-                counters.net_drops.add(1);
+                tally.dropped();
                 return Ok(());
             }
         };
@@ -146,7 +152,7 @@ impl Receiver {
             self.ready_bytes -= chain.writable_bytes();
             queue.give_back(chain.head, filled as u32)?;
         }
-        counters.net_rx_bytes.add((bytes - HEADER) as u64);
+        tally.received(bytes - HEADER);
         Ok(())
     }
 }

@@ -24,6 +24,7 @@ impl Rng {
             kind: ID,
             features: F_COMMON,
             queue_sizes: &[64],
+            required_queues: 1,
             config: Arc::new(ConfigSpace::default()),
         }
     }
@@ -52,7 +53,7 @@ impl Device for Rng {
         self.0 = None;
     }
 
-    fn save(&self) -> Result<Vec<QueueState>, Busy> {
+    fn save(&mut self) -> Result<Vec<QueueState>, Busy> {
         Ok(self.0.as_ref().map(Activation::queue_states).unwrap_or_default())
     }
 }

@@ -77,7 +77,13 @@ impl Vsock {
     /// What the transport has to know.
     pub fn identity(cid: u32) -> Identity {
         let config = Arc::new(ConfigSpace::new(u64::from(cid).to_le_bytes().to_vec()));
-        Identity { kind: ID, features: F_COMMON, queue_sizes: &[QUEUE_SIZE; QUEUES], config }
+        Identity {
+            kind: ID,
+            features: F_COMMON,
+            queue_sizes: &[QUEUE_SIZE; QUEUES],
+            required_queues: QUEUES,
+            config,
+        }
     }
 
     fn start(&self, activation: Activation) -> io::Result<Active> {
@@ -198,7 +204,7 @@ impl Device for Vsock {
         self.counters.vsock_connections.set(0);
     }
 
-    fn save(&self) -> Result<Vec<QueueState>, Busy> {
+    fn save(&mut self) -> Result<Vec<QueueState>, Busy> {
         let Some(active) = &self.active else { return Ok(Vec::new()) };
         match active.mux.at_work() {
             0 => Ok(active.activation.queue_states()),

@@ -132,7 +132,7 @@ impl MmioTransport {
             Place::Active(id) => {
                 // Out of its loop it is not at work.
                 self.place = Place::Lost;
-                let device = self.worker.remove(id)?;
+                let mut device = self.worker.remove(id)?;
                 let saved = device.save();
                 self.place = Place::Active(self.worker.add(device)?);
                 saved?
@@ -215,7 +215,8 @@ impl MmioTransport {
         for (index, (saved, own)) in state.queues.iter().zip(&self.queues).enumerate() {
             same("queues' greatest size", saved.max_size.into(), own.max_size().into())?;
             let queue = Queue::try_from(QueueState::from(saved)).map_err(|_| RestoreError::Queue(index))?;
-            if running && (!queue.is_valid(&*memory) || saved.event_idx_enabled != event_idx) {
+            let usable = self.leaves(index, &queue) || queue.is_valid(&*memory);
+            if running && (!usable || saved.event_idx_enabled != event_idx) {
                 return Err(RestoreError::Queue(index));
             }
             queues.push(queue);

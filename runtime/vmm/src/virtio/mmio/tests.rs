@@ -23,6 +23,10 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::of(Rng::identity())
+    }
+
+    fn of(identity: Identity) -> Self {
         let memory: &'static GuestMemoryMmap = Box::leak(Box::new(memory()));
         let exit = ExitCell::default();
         let filters = crate::jail::Filters::new(false).unwrap();
@@ -30,8 +34,7 @@ impl World {
         let interrupt = Interrupt::detached().unwrap();
         let device = Box::new(Rng::default());
         let transport =
-            MmioTransport::new(Rng::identity(), device, worker, Memory::new(memory.clone()), interrupt)
-                .unwrap();
+            MmioTransport::new(identity, device, worker, Memory::new(memory.clone()), interrupt).unwrap();
         Self { transport, memory, driver: Driver::new(memory), exit }
     }
 
@@ -111,6 +114,28 @@ fn an_honest_driver_is_served_again_after_each_reset() {
         assert_eq!((world.status(), world.read(register::QUEUE_READY)), (0, 0));
     }
     assert!(!world.exit.is_set());
+}
+
+#[test]
+fn a_driver_may_leave_queues_and_none_that_it_has_to_set_up() {
+    let identity = |required_queues| Identity { queue_sizes: &[64; 3], required_queues, ..Rng::identity() };
+    let mut world = World::of(identity(2));
+    world.features(F_VERSION_1);
+    world.rings(64);
+    world.write(register::STATUS, 15);
+    assert_eq!(world.status() & (4 | 64), 64);
+
+    let mut world = World::of(identity(1));
+    world.start();
+    world.write(register::QUEUE_NOTIFY, 1);
+    world.ask(0);
+    let state = world.transport.save().unwrap();
+    let mut other = World::of(identity(1));
+    other.driver = Driver::new(other.memory);
+    other.transport.restore(&state).unwrap();
+    assert_eq!(other.status(), 15);
+    let mut stricter = World::of(identity(2));
+    assert!(matches!(stricter.transport.restore(&state), Err(RestoreError::Queue(1))));
 }
 
 #[test]
@@ -257,6 +282,8 @@ fn restored(state: serde_json::Value) -> Result<World, RestoreError> {
 fn a_device_that_is_saved_goes_on_there_and_elsewhere() {
     let mut world = World::new();
     world.start();
+    // It looks at its queue when it starts, and says so to a driver that wants to hear of everything.
+    world.wait(|world| world.read(register::INTERRUPT_STATUS) == 1);
     let first = world.transport.save().unwrap();
     assert_eq!(world.transport.save().unwrap(), first);
     assert_eq!(world.status(), 15);

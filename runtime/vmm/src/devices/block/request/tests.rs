@@ -17,6 +17,14 @@ fn medium(read_only: bool, content: &[u8]) -> (Medium, File) {
     (Medium::new(read_only, &[extent], vec![file.into()]).unwrap(), copy)
 }
 
+/// As the device and its threads do one after the other.
+fn serve(chain: &Chain, medium: Option<&Medium>, serial: &str, write_back: bool) -> Option<Answer> {
+    match begin(chain, medium, serial) {
+        Begun::Answered(answer) => answer,
+        Begun::Waits(rest) => finish(chain, medium.unwrap(), &rest, write_back),
+    }
+}
+
 struct Case {
     kind: u32,
     sector: u64,
