@@ -4,10 +4,11 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use husk_vmm::control::Extent;
-use husk_vmm::fuzzing::{Block, Medium, Slot};
+use husk_vmm::config::{Rate, RateLimit};
+use husk_vmm::fuzzing::{Block, ExitCell, Limiter, Medium, Pool, Slot, Ticket};
 use husk_vmm_fuzz::{Step, World, memory_file};
 
 /// Bytes of a medium: two pieces of its file, and zeroes beyond its end.
@@ -28,14 +29,31 @@ fn content(file: &File) -> Vec<u8> {
     bytes
 }
 
-libfuzzer_sys::fuzz_target!(|input: (bool, Vec<Step>)| {
-    let (read_only, steps) = input;
+/// One for all: its threads end with their process.
+fn pool() -> &'static Pool {
+    static POOL: OnceLock<Pool> = OnceLock::new();
+    POOL.get_or_init(|| {
+        let filter = husk_jail::seccomp::deny(&[libc::SYS_ptrace]).expect("a filter");
+        Pool::start(&filter, &ExitCell::default()).expect("threads")
+    })
+}
+
+/// The bytes are the limits' rates; zero: none.
+fn limit(operations: u8, bytes: u8) -> Ticket {
+    let rate = |per_second: u64| (per_second > 0).then_some(Rate { per_second, burst: 1 });
+    let limit = RateLimit { operations: rate(u64::from(operations) * 20), bytes: rate(u64::from(bytes) << 14) };
+    Ticket::new(Limiter::new(limit).as_ref()).expect("a ticket")
+}
+
+libfuzzer_sys::fuzz_target!(|input: (bool, u8, u8, u8, Vec<Step>)| {
+    let (read_only, vcpus, operations, bytes, steps) = input;
     let file = memory_file(&vec![7; 3 * PIECE as usize]);
     let mut world = World::new();
-    let (identity, interrupt) = (Block::identity(), World::interrupt());
-    let slot = Slot::new(0, identity.config.clone(), interrupt.clone(), world.worker.clone());
-    let slot = Arc::new(slot);
-    world.plug(identity, Box::new(Block::new(slot.clone(), Default::default())), interrupt);
+    let (identity, interrupt) = (Block::identity(vcpus), World::interrupt());
+    let slot = Slot::new(0, identity.config.clone(), interrupt.clone(), world.worker.clone(), pool());
+    let slot = Arc::new(slot.expect("a slot"));
+    let device = Block::new(slot.clone(), limit(operations, bytes), Default::default());
+    world.plug(identity, Box::new(device), interrupt);
     let _ = slot.attach(medium(&file, read_only));
     world.play(&steps, |_, what, _| match what % 2 {
         0 => drop(slot.detach()),

@@ -5,8 +5,8 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::OnceLock;
 
-use husk_vmm::config::NetConfig;
-use husk_vmm::fuzzing::Net;
+use husk_vmm::config::{NetConfig, Rate, RateLimit};
+use husk_vmm::fuzzing::{Limiter, Net, NetLimits, Ticket};
 use husk_vmm_fuzz::{Step, World};
 
 /// A tap of this process; who fuzzes must be root.
@@ -24,11 +24,20 @@ fn tap() -> &'static File {
     })
 }
 
-libfuzzer_sys::fuzz_target!(|steps: Vec<Step>| {
+/// Zero: none.
+fn limit(operations: u8) -> Ticket {
+    let rate = (operations > 0).then_some(Rate { per_second: u64::from(operations) * 20, burst: 1 });
+    let limit = RateLimit { operations: rate, bytes: None };
+    Ticket::new(Limiter::new(limit).as_ref()).expect("a ticket")
+}
+
+libfuzzer_sys::fuzz_target!(|input: (u8, u8, Vec<Step>)| {
+    let (rx, tx, steps) = input;
     let mut world = World::new();
     let tap_fd = tap().try_clone().expect("a descriptor").into_raw_fd();
     let config = NetConfig { tap_fd: Some(tap_fd), mac: "02:00:00:00:00:01".into(), mtu: 1500 };
-    let device = Net::new(&config, Default::default()).expect("a device");
+    let limits = NetLimits { rx: limit(rx), tx: limit(tx) };
+    let device = Net::new(0, &config, limits, Default::default()).expect("a device");
     world.plug(Net::identity([2, 0, 0, 0, 0, 1], 1500), Box::new(device), World::interrupt());
     world.play(&steps, |_, _, _| {});
 });
