@@ -135,7 +135,7 @@ fn io() -> AllowList {
 }
 
 fn block() -> AllowList {
-    every().allow(LOOP).allow(LIMITS).allow(&[libc::SYS_preadv2, libc::SYS_pwritev2])
+    every().allow(LOOP).allow(LIMITS).allow(&[libc::SYS_preadv2])
 }
 
 fn pool() -> AllowList {

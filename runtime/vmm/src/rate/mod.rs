@@ -96,13 +96,9 @@ impl Ticket {
 
     /// A turn. None: it will have come when the timer fires.
     pub fn turn(&self) -> Option<Turn<'_>> {
-        self.turn_at(Instant::now)
-    }
-
-    fn turn_at(&self, now: impl FnOnce() -> Instant) -> Option<Turn<'_>> {
         let Some(holder) = &self.0 else { return Some(Turn(None)) };
         let mut state = holder.limiter.lock();
-        let wait = state.wait(now());
+        let wait = state.wait(Instant::now());
         let place = state.place(&holder.timer);
         let first = place.unwrap_or(state.waiting.len()) == 0;
         if first && wait.is_zero() {

@@ -59,18 +59,6 @@ pub fn read_at_once(file: BorrowedFd<'_>, slices: &Slices<'_>, offset: u64) -> i
     check(unsafe { libc::preadv64v2(fd, iovecs.as_ptr(), count, offset, libc::RWF_NOWAIT) })
 }
 
-/// `pwritev2` with `RWF_NOWAIT` from guest memory.
-///
-/// # Errors
-/// As for [`read_at_once`].
-pub fn write_at_once(file: BorrowedFd<'_>, slices: &Slices<'_>, offset: u64) -> io::Result<usize> {
-    let iovecs = iovecs(slices);
-    let offset = i64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    let (fd, count) = (file.as_raw_fd(), iovecs.len() as i32);
-    // SAFETY: as for `write_at`.
-    check(unsafe { libc::pwritev64v2(fd, iovecs.as_ptr(), count, offset, libc::RWF_NOWAIT) })
-}
-
 /// `readv` into guest memory.
 ///
 /// # Errors

@@ -38,8 +38,6 @@ pub struct Vm {
     slots: Vec<Arc<Slot>>,
     share: Arc<Share>,
     plug: Option<Arc<Plug>>,
-    /// The memory that the guest booted with.
-    boot_mib: u32,
     counters: statistics::Shared,
     exit: ExitCell,
 }
@@ -73,11 +71,10 @@ impl Vm {
         slots: Vec<Arc<Slot>>,
         share: Arc<Share>,
         plug: Option<Arc<Plug>>,
-        boot_mib: u32,
         counters: statistics::Shared,
         exit: ExitCell,
     ) -> Self {
-        Self { vcpus: Mutex::new(vcpus), saver, slots, share, plug, boot_mib, counters, exit }
+        Self { vcpus: Mutex::new(vcpus), saver, slots, share, plug, counters, exit }
     }
 
     fn slot(&self, slot: u8) -> Result<&Slot, Refusal> {
@@ -100,17 +97,22 @@ impl Vm {
 
     fn resize(&self, memory_mib: u32, patience: Duration) -> Result<u32, Refusal> {
         let plug = self.plug.as_ref().ok_or(Refusal::NoHotplug)?;
-        let most = self.boot_mib.saturating_add(mib(plug.limit()));
+        let most = self.boot_mib().saturating_add(mib(plug.limit()));
         if memory_mib > most {
             return Err(Refusal::TooLarge { asked: memory_mib, most });
         }
-        let beyond = u64::from(memory_mib.saturating_sub(self.boot_mib)) << 20;
-        Ok(self.boot_mib.saturating_add(mib(plug.resize(beyond, patience.min(MAX_PATIENCE)))))
+        let beyond = u64::from(memory_mib.saturating_sub(self.boot_mib())) << 20;
+        Ok(self.boot_mib().saturating_add(mib(plug.resize(beyond, patience.min(MAX_PATIENCE)))))
+    }
+
+    /// The memory that the guest booted with.
+    fn boot_mib(&self) -> u32 {
+        mib(self.saver.shape.memory_bytes())
     }
 
     fn statistics(&self) -> Statistics {
         let plugged = self.plug.as_ref().map_or(0, |plug| mib(plug.plugged()));
-        Statistics { memory_mib: self.boot_mib.saturating_add(plugged), ..self.counters.snapshot() }
+        Statistics { memory_mib: self.boot_mib().saturating_add(plugged), ..self.counters.snapshot() }
     }
 
     fn snapshot(&self, fds: Vec<OwnedFd>) -> Result<(), Refusal> {

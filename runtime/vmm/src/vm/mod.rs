@@ -123,16 +123,8 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
     // The guest's first instruction comes when every thread is held to its system calls.
     let confined = Arc::new(Barrier::new(vcpus.len() + 1));
     let vcpus = Vcpus::start(vcpus, &config.vcpu_cpus, &world, &filters.vcpu, &confined)?;
-    let vm = control::Vm::new(
-        vcpus,
-        saver,
-        devices.slots,
-        devices.share,
-        devices.plug,
-        config.memory_mib,
-        counters,
-        exit.clone(),
-    );
+    let vm =
+        control::Vm::new(vcpus, saver, devices.slots, devices.share, devices.plug, counters, exit.clone());
     control::serve(files.control, vm, &filters.control).map_err(VmError::Threads)?;
     end_on_termination(exit.clone(), &filters).map_err(VmError::Threads)?;
     filters.main.install().map_err(ConfinementError::from)?;

@@ -89,9 +89,8 @@ pub struct Medium {
     pieces: Vec<Piece>,
     bytes: u64,
     read_only: bool,
-    /// Whether its file systems can tell what they can do without waiting: true until one has said that it cannot.
+    /// Whether its file systems can tell what they can read without waiting: true until one has said that it cannot.
     quick_reads: AtomicBool,
-    quick_writes: AtomicBool,
 }
 
 /// Bytes are asked for by where they are in a request and how many they are.
@@ -129,14 +128,13 @@ impl Medium {
             }
         }
         let files = files.into_iter().map(File::from).collect();
-        let (quick_reads, quick_writes) = (AtomicBool::new(true), AtomicBool::new(true));
-        Ok(Self { files, pieces, bytes, read_only, quick_reads, quick_writes })
+        Ok(Self { files, pieces, bytes, read_only, quick_reads: AtomicBool::new(true) })
     }
 
-    /// Whose file systems cannot tell what they can do without waiting.
+    /// Whose file systems cannot tell what they can read without waiting.
     #[cfg(test)]
     pub fn slow(self) -> Self {
-        Self { quick_reads: AtomicBool::new(false), quick_writes: AtomicBool::new(false), ..self }
+        Self { quick_reads: AtomicBool::new(false), ..self }
     }
 
     /// Size in sectors of 512 bytes.
@@ -168,7 +166,7 @@ impl Medium {
     }
 
     /// Reads what is in the host's page cache, up to the first byte that would have to be waited for; how many bytes that
-    /// was.
+    /// was. Nothing of the kind can be had for writes: a file system that is frozen makes them wait whatever they say.
     pub fn read_at_once<'a>(&self, start: u64, bytes: usize, into: impl Buffers<'a>) -> usize {
         for part in self.parts(start, bytes) {
             let mut done = 0;
@@ -184,29 +182,9 @@ impl Medium {
                     }
                     Ok(got) => done += got,
                     Err(error) => {
-                        note(&self.quick_reads, &error);
-                        return part.from + done;
-                    }
-                }
-            }
-        }
-        bytes
-    }
-
-    /// Writes to the host's page cache, up to the first byte that would have to be waited for; how many bytes that was.
-    pub fn write_at_once<'a>(&self, start: u64, bytes: usize, from: impl Buffers<'a>) -> usize {
-        for part in self.parts(start, bytes) {
-            let mut done = 0;
-            while done < part.bytes {
-                if !self.quick_writes.load(Ordering::Relaxed) {
-                    return part.from + done;
-                }
-                let slices = from(part.from + done, part.bytes - done);
-                match sys::write_at_once(part.file.as_fd(), &slices, part.at + done as u64) {
-                    Ok(put) if put > 0 => done += put,
-                    Ok(_) => return part.from + done,
-                    Err(error) => {
-                        note(&self.quick_writes, &error);
+                        if error.raw_os_error() == Some(libc::EOPNOTSUPP) {
+                            self.quick_reads.store(false, Ordering::Relaxed);
+                        }
                         return part.from + done;
                     }
                 }
@@ -315,13 +293,6 @@ fn examine(number: usize, file: BorrowedFd<'_>, read_only: bool) -> Result<(), M
         return Err(MediumError::Mode { fd: number, need });
     }
     Ok(())
-}
-
-/// Remembers that a file system cannot tell what it can do without waiting.
-fn note(quick: &AtomicBool, error: &io::Error) {
-    if error.raw_os_error() == Some(libc::EOPNOTSUPP) {
-        quick.store(false, Ordering::Relaxed);
-    }
 }
 
 fn punch(part: &Part<'_>) -> io::Result<()> {

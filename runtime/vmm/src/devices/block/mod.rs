@@ -146,7 +146,7 @@ impl Block {
     /// The answer, if it is to be had without waiting.
     fn begin(&self, chain: Chain, queue: usize, write_back: bool, began: Instant) -> Option<Option<Answer>> {
         let medium = self.slot.medium();
-        match (request::begin(&chain, medium.as_deref(), &self.serial, write_back), medium) {
+        match (request::begin(&chain, medium.as_deref(), &self.serial), medium) {
             (Begun::Waits(rest), Some(medium)) => {
                 self.slot.lane().submit(Job { medium, chain, rest, write_back, queue, began });
                 None

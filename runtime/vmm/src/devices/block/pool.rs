@@ -235,7 +235,7 @@ mod tests {
         memory.write_slice(&header, GuestAddress(0x8000)).unwrap();
         let parts = [(0x8000, 16, false), (0x9000, 512, true), (0xa000, 1, true)];
         let chain = Driver::new(&memory).chain(&parts).unwrap();
-        let request::Begun::Waits(rest) = request::begin(&chain, Some(medium), "", true) else { panic!() };
+        let request::Begun::Waits(rest) = request::begin(&chain, Some(medium), "") else { panic!() };
         Job { medium: Arc::clone(medium), chain, rest, write_back: true, queue, began: Instant::now() }
     }
 

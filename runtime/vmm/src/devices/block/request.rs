@@ -42,7 +42,7 @@ pub struct Answer {
 #[derive(Clone, Copy, Debug)]
 pub struct Rest {
     header: Header,
-    /// Bytes of its data that have been read or written.
+    /// Bytes that have been read.
     done: usize,
 }
 
@@ -55,11 +55,10 @@ pub enum Begun {
 }
 
 /// Does what can be done of the request in `chain` without waiting.
-pub fn begin(chain: &Chain, medium: Option<&Medium>, serial: &str, write_back: bool) -> Begun {
+pub fn begin(chain: &Chain, medium: Option<&Medium>, serial: &str) -> Begun {
     let Some(room) = chain.writable_bytes().checked_sub(1) else { return Begun::Answered(None) };
     let answered = |outcome, filled| Begun::Answered(answer(chain, outcome, filled));
     let Some(header) = Header::read(chain) else { return answered(Outcome::Failed, 0) };
-    let data = chain.readable_bytes().saturating_sub(HEADER);
     let done = match (header.kind, medium) {
         (VIRTIO_BLK_T_GET_ID, _) => {
             let mut id = [0; VIRTIO_BLK_ID_BYTES as usize];
@@ -80,14 +79,6 @@ pub fn begin(chain: &Chain, medium: Option<&Medium>, serial: &str, write_back: b
             let done = medium.read_at_once(start, room, |at, bytes| chain.writable(at, bytes));
             if done == room {
                 return answered(Outcome::Read(room), room);
-            }
-            done
-        }
-        (VIRTIO_BLK_T_OUT, Some(medium)) if write_back && !medium.read_only() => {
-            let Some(start) = start(medium, header.sector, data) else { return answered(Outcome::Failed, 0) };
-            let done = medium.write_at_once(start, data, |at, bytes| chain.readable(HEADER + at, bytes));
-            if done == data {
-                return answered(Outcome::Written(data), 0);
             }
             done
         }
@@ -114,9 +105,7 @@ pub fn finish(chain: &Chain, medium: &Medium, rest: &Rest, write_back: bool) -> 
         }),
         VIRTIO_BLK_T_OUT => writable.and_then(|medium| {
             let start = start(medium, header.sector, data)?;
-            let rest = data.checked_sub(done)?;
-            let at = |at, bytes| chain.readable(HEADER + done + at, bytes);
-            medium.write(start + done as u64, rest, at).ok()?;
+            medium.write(start, data, |at, bytes| chain.readable(HEADER + at, bytes)).ok()?;
             if !write_back {
                 medium.flush().ok()?;
             }

@@ -19,7 +19,7 @@ fn medium(read_only: bool, content: &[u8]) -> (Medium, File) {
 
 /// As the device and its threads do one after the other.
 fn serve(chain: &Chain, medium: Option<&Medium>, serial: &str, write_back: bool) -> Option<Answer> {
-    match begin(chain, medium, serial, write_back) {
+    match begin(chain, medium, serial) {
         Begun::Answered(answer) => answer,
         Begun::Waits(rest) => finish(chain, medium.unwrap(), &rest, write_back),
     }
