@@ -1,9 +1,11 @@
 //! Counters that all threads add to.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::control;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::control::{self, Mark};
 
 /// One counter.
 #[derive(Debug, Default)]
@@ -26,6 +28,25 @@ impl Counter {
     }
 }
 
+/// When the steps of the start were done.
+#[derive(Debug, Default)]
+pub struct Marks(Mutex<Vec<Mark>>);
+
+impl Marks {
+    /// A step is done.
+    pub fn add(&self, step: &str) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let micros = now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000;
+        let mut marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.push(Mark { step: step.to_owned(), micros });
+    }
+
+    /// Those so far.
+    pub fn get(&self) -> Vec<Mark> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// See [`control::Statistics`] for each counter.
 #[derive(Debug, Default)]
 #[allow(missing_docs)]
@@ -41,6 +62,7 @@ pub struct Counters {
     pub net_tx_bytes: Counter,
     pub net_drops: Counter,
     pub vsock_connections: Counter,
+    pub marks: Marks,
 }
 
 /// The VM's counters.
@@ -64,6 +86,7 @@ impl Counters {
             net_tx_bytes: self.net_tx_bytes.get(),
             net_drops: self.net_drops.get(),
             vsock_connections: self.vsock_connections.get(),
+            marks: self.marks.get(),
         }
     }
 }

@@ -129,4 +129,15 @@ pub struct Statistics {
     pub net_drops: u64,
     /// Open vsock connections.
     pub vsock_connections: u64,
+    /// The steps of the VMM's start, in their order.
+    pub marks: Vec<Mark>,
+}
+
+/// A step of the VMM's start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// What was done by then.
+    pub step: String,
+    /// `CLOCK_MONOTONIC` of the host, µs.
+    pub micros: u64,
 }
