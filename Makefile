@@ -80,8 +80,9 @@ kubelet: assets ## a real kubelet, without a cluster, on a node of husk in the t
 bench: assets ## husk's operations beside a bare VM, in the test bed
 	tests/testbed/run $(CURDIR)/$(RELEASE)/husk-bench
 
-bench-vmm: ## the monitor's exits and devices beside QEMU's; as root, on this machine
-	$(CARGO) build $(ALL) --all-targets
+bench-vmm: assets ## the monitor and pods beside their peers, with the project's goals; as root, half in the test bed
+	tests/deps/install containerd runc containernetworking-plugins qemu-system-x86
+	tests/images/conformance
 	$(RELEASE)/husk-bench-vmm
 
 bench-images: ## pulling images beside containerd, skopeo with umoci, and podman; as root, on this machine

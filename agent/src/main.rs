@@ -50,6 +50,7 @@ fn main() -> ExitCode {
 }
 
 fn init() -> ! {
+    let begun = clock::since_start();
     tracing_subscriber::fmt()
         .with_max_level(tracing::Level::WARN)
         // The console is a serial line: each byte costs an exit of the VM.
@@ -57,18 +58,18 @@ fn init() -> ! {
         .with_ansi(false)
         .with_writer(std::io::stderr)
         .init();
-    if let Err(error) = boot::prepare().and_then(|()| serve()) {
+    if let Err(error) = boot::prepare().and_then(|()| serve(begun)) {
         eprintln!("husk-agent: fatal: {error}");
     }
     power::off()
 }
 
-fn serve() -> error::Result<()> {
+fn serve(begun: std::time::Duration) -> error::Result<()> {
     use error::Context;
     // One thread: the agent forks, and its work is small.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context(|| "starting the runtime")?;
-    runtime.block_on(rpc::serve())
+    runtime.block_on(rpc::serve(begun))
 }

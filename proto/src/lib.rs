@@ -16,14 +16,16 @@ pub mod agent {
 }
 
 mod id_range;
+mod ready;
 
 pub use id_range::{BadIdRange, IdRange};
+pub use ready::ReadyTimes;
 
 /// The vsock port on which the agent serves [`agent`] to the host (CID 2).
 pub const AGENT_PORT: u32 = 1024;
 
 /// The vsock port on the host to which the agent connects once, as soon as [`AGENT_PORT`] is listened on:
-/// the connection itself says "ready". It is closed at once and carries no data.
+/// the connection itself says "ready". It carries [`ReadyTimes`] and is closed at once.
 pub const READY_PORT: u32 = 1025;
 
 /// What the source of a bind mount begins with that is one of the pod's volumes; the path in the share follows

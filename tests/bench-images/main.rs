@@ -4,7 +4,6 @@
 #![forbid(unsafe_code)]
 
 mod case;
-mod containerd;
 mod measure;
 mod report;
 mod tools;

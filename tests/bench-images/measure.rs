@@ -37,16 +37,6 @@ fn children() -> f64 {
     (usage.user_time().num_microseconds() + usage.system_time().num_microseconds()) as f64 / 1e6
 }
 
-/// CPU seconds of a process and of its children that have ended (proc(5), fields 14 to 17 of `stat`).
-pub fn process(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("read a process's state");
-    let (_, rest) = stat.rsplit_once(')').expect("its name is in parentheses");
-    let ticks: u64 =
-        rest.split_whitespace().skip(11).take(4).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
-    // USER_HZ is 100 on every Linux that husk runs on.
-    ticks as f64 / 100.0
-}
-
 /// Bytes of allocated blocks below `dir`, hard links counted once, as du(1) does.
 pub fn disk_use(dir: &Path) -> u64 {
     let mut seen = BTreeSet::new();

@@ -78,11 +78,5 @@ fn middle(costs: &[Cost]) -> Cost {
 }
 
 fn median(samples: impl Iterator<Item = f64>) -> f64 {
-    let mut sorted: Vec<f64> = samples.collect();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => sorted[n / 2],
-        n => (sorted[n / 2 - 1] + sorted[n / 2]) / 2.0,
-    }
+    husk_tests::median(&samples.collect::<Vec<_>>())
 }

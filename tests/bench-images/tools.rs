@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use husk_images::{ImageStore, RegistryConfig, Silent};
+use husk_tests::{Containerd, Process};
 
 use crate::case::Case;
-use crate::containerd::Containerd;
 use crate::measure::{Cost, disk_use, measure};
 
 /// The argument with which this program is husk's own process: `husk-pull STORE REFERENCE...`.
@@ -57,11 +57,15 @@ impl Tool {
             Tool::SkopeoUmoci => measure(|| 0.0, || skopeo_and_umoci(case, dir))?,
             Tool::Podman => measure(|| 0.0, || podman(case, dir))?,
             Tool::Containerd => {
-                let containerd = Containerd::start(dir)?;
+                let containerd = Containerd::start(dir, None)?;
+                let daemon = Process(i32::try_from(containerd.pid()).map_err(|e| e.to_string())?);
                 let pull = |reference: &String| {
                     succeed(containerd.ctr().args(["images", "pull", "--plain-http", reference]))
                 };
-                measure(|| containerd.cpu(), || case.references.iter().try_for_each(pull))?
+                measure(
+                    || daemon.cpu_with_children().as_secs_f64(),
+                    || case.references.iter().try_for_each(pull),
+                )?
             }
         };
         Ok(Cost { wall: spent.0, cpu: spent.1, disk: disk_use(dir) })

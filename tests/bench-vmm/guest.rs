@@ -3,23 +3,27 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::trace::Steps;
+
 /// How long a guest may take.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// What one run tells.
 #[derive(Debug, Default)]
-pub struct Figures {
+pub struct Run {
     /// From the monitor's start to the guest's first line, ms.
     pub up_ms: f64,
     /// Cycles of an operation, by its name.
     pub cycles: BTreeMap<String, f64>,
+    /// The steps of the monitor's start, if it tells them.
+    pub steps: Steps,
 }
 
 /// Reads what the guest has printed so far again and again, until it is done.
 ///
 /// # Panics
 /// When it takes too long, or says what is no figure.
-pub fn follow(begun: Instant, mut printed: impl FnMut() -> String) -> Figures {
+pub fn follow(begun: Instant, mut printed: impl FnMut() -> String) -> Run {
     let mut up_ms = None;
     loop {
         let text = printed();
@@ -34,7 +38,7 @@ pub fn follow(begun: Instant, mut printed: impl FnMut() -> String) -> Figures {
                     .and_then(|(name, value)| Some((name.to_owned(), value.parse().ok()?)));
                 parsed.unwrap_or_else(|| panic!("the guest says {line:?}"))
             });
-            return Figures { up_ms, cycles: cycles.collect() };
+            return Run { up_ms, cycles: cycles.collect(), steps: Steps::new() };
         }
         assert!(begun.elapsed() < LIMIT, "the guest is not done: {text:?}");
         // Long enough not to disturb what is measured, short beside a start.

@@ -1,81 +1,76 @@
-//! `husk-bench-vmm [ROUNDS]`: what the monitor's exits and devices cost, beside QEMU's microvm and beside the least that
-//! a monitor can be. The guest has no kernel: it runs in ring 3, so that its figures are those of the host's own KVM
-//! even where that emulates ring 0.
+//! `husk-bench-vmm [native|bed] [ROUNDS]`: how the monitor and pods compare with their peers, as one table with the
+//! project's goals. One half runs on this machine as it is, the other one on a host with real KVM, which it starts where
+//! this machine is none (tests/testbed/run). `make bench-vmm` makes what it needs.
 #![forbid(unsafe_code)]
 
+mod bed;
+mod figures;
 mod guest;
 mod monitors;
+mod native;
+mod table;
+mod trace;
 
-use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use guest::Figures;
-use monitors::{Monitor, Parts};
+use figures::Figures;
 
-/// The figures, and what each is compared with.
-const ROWS: &[(&str, &str)] = &[
-    ("pio", "a port read, exit and answer"),
-    ("mmio", "a register read, exit and answer"),
-    ("ioeventfd", "a queue's notification"),
-    ("read4k", "4 KiB read, at random"),
-    ("read1m", "1 MiB read, in sequence"),
-];
+const USAGE: &str = "usage: husk-bench-vmm [native|bed] [ROUNDS], 1 to 100";
+const ROUNDS: usize = 5;
+/// The argument with which this program is the bed's half: `in-bed FILE ROUNDS`.
+const IN_BED: &str = "in-bed";
 
 fn main() -> ExitCode {
-    let rounds = match std::env::args().nth(1).map(|text| text.parse()) {
-        None => 3,
-        Some(Ok(rounds @ 1..=100)) => rounds,
-        Some(_) => {
-            eprintln!("usage: husk-bench-vmm [ROUNDS], 1 to 100");
-            return ExitCode::from(2);
-        }
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [IN_BED, file, rounds] = arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        bed::measure(rounds.parse().unwrap_or(ROUNDS), Path::new(file));
+        return ExitCode::SUCCESS;
+    }
+    let half = arguments.first().filter(|word| ["native", "bed"].contains(&word.as_str())).cloned();
+    if half.is_some() {
+        arguments.remove(0);
+    }
+    let rounds = match &arguments[..] {
+        [] => Some(ROUNDS),
+        [text] => text.parse().ok().filter(|rounds| (1..=100).contains(rounds)),
+        _ => None,
     };
-    let parts = Parts::prepare();
-    let mut figures: BTreeMap<Monitor, Vec<Figures>> = BTreeMap::new();
-    for round in 1..=rounds {
-        // One after the other in each round: what disturbs the machine meanwhile disturbs all.
-        for monitor in Monitor::ALL {
-            let one = monitor.run(&parts);
-            println!("round {round} of {rounds}, {monitor}: up after {:.1} ms", one.up_ms);
-            figures.entry(monitor).or_default().push(one);
+    let Some(rounds) = rounds else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let mut figures = Figures::default();
+    if half.as_deref() != Some("bed") {
+        native::measure(rounds, &mut figures);
+    }
+    if half.as_deref() != Some("native") {
+        match in_bed(rounds) {
+            Ok(measured) => figures.merge(measured),
+            // What there is is worth printing.
+            Err(why) => eprintln!("husk-bench-vmm: {why}"),
         }
     }
-    let of = |monitor: Monitor, part: &dyn Fn(&Figures) -> Option<f64>| -> Option<f64> {
-        let mut found: Vec<f64> = figures.get(&monitor)?.iter().filter_map(part).collect();
-        found.sort_by(f64::total_cmp);
-        found.get(found.len() / 2).copied()
-    };
-    println!("\nmedians of {rounds} rounds; cycles of the TSC, {}", processor());
-    println!(
-        "{:<36}{:>12}{:>12}{:>12}{:>14}{:>14}",
-        "", "husk-vmm", "QEMU", "floor", "husk / QEMU", "husk / floor"
-    );
-    let row = |what: &str, part: &dyn Fn(&Figures) -> Option<f64>| {
-        let [husk, qemu, floor] = Monitor::ALL.map(|monitor| of(monitor, part));
-        let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.0}"));
-        let ratio = |other: Option<f64>| match (husk, other) {
-            (Some(husk), Some(other)) if other > 0.0 => format!("{:.2}", husk / other),
-            _ => "-".to_owned(),
-        };
-        println!(
-            "{what:<36}{:>12}{:>12}{:>12}{:>14}{:>14}",
-            number(husk),
-            number(qemu),
-            number(floor),
-            ratio(qemu),
-            ratio(floor)
-        );
-    };
-    for (name, what) in ROWS {
-        row(what, &|figures| figures.cycles.get(*name).copied());
-    }
-    row("start to the guest's first line, us", &|figures| Some(figures.up_ms * 1000.0));
+    table::print(&figures, rounds);
+    table::print_steps(&figures);
     ExitCode::SUCCESS
 }
 
-fn processor() -> String {
-    let output =
-        Command::new("sh").args(["-c", "grep -m1 'model name' /proc/cpuinfo | cut -d: -f2"]).output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    text.unwrap_or_else(|_| "an unknown processor".into())
+/// The bed's half. The bed writes below the checkout alone.
+fn in_bed(rounds: usize) -> Result<Figures, String> {
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate is below the checkout");
+    let file = checkout.join("target/bench-vmm.json");
+    Figures::default().save(&file);
+    let own = std::env::current_exe().map_err(|e| format!("the path of this program: {e}"))?;
+    let status = Command::new(checkout.join("tests/testbed/run"))
+        .arg(own)
+        .arg(IN_BED)
+        .arg(&file)
+        .arg(rounds.to_string())
+        .status()
+        .map_err(|e| format!("tests/testbed/run: {e}"))?;
+    if !status.success() {
+        eprintln!("husk-bench-vmm: the test bed's half ended early ({status})");
+    }
+    Ok(Figures::load(&file))
 }

@@ -2,24 +2,24 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Instant;
 
-use husk_tests::{microvm, run};
-use husk_vmm::config::{JailConfig, Limits, VmConfig, VsockConfig};
-use husk_vmm::control::client::ControlClient;
+use husk_tests::{Qemu, Vmm, microvm, run, sh};
+use husk_vmm::config::NetConfig;
 use husk_vmm::control::{Extent, Request};
 use tempfile::TempDir;
 
-use crate::guest::{Figures, follow};
+use crate::guest::{Run, follow};
+use crate::trace;
 
 /// Bytes of the disk, which the host has in its page cache.
 const DISK: u64 = 256 << 20;
 const MEMORY_MIB: u32 = 64;
-/// The user that husk-vmm becomes: one of those that husk gives to monitors.
-const USER: u32 = 1_879_048_192;
+const TAP: &str = "husk-bench0";
+const MAC: &str = "02:42:0a:63:00:02";
 
 /// What the guests run from.
 pub struct Parts {
@@ -75,7 +75,7 @@ impl Monitor {
     pub const ALL: [Monitor; 3] = [Monitor::Husk, Monitor::Qemu, Monitor::Floor];
 
     /// Runs the guest once.
-    pub fn run(self, parts: &Parts) -> Figures {
+    pub fn run(self, parts: &Parts) -> Run {
         match self {
             Monitor::Husk => husk(parts),
             Monitor::Qemu => qemu(parts),
@@ -84,77 +84,48 @@ impl Monitor {
     }
 }
 
-fn husk(parts: &Parts) -> Figures {
-    let [console, control, vsock, description] =
-        ["console", "control", "vsock", "vmm.json"].map(|name| parts.file(name));
-    for file in [&console, &control, &vsock] {
-        let _ = fs::remove_file(file);
-    }
-    let config = VmConfig {
-        id: "bench".into(),
-        jail: Some(JailConfig { uid: USER, gid: USER, network_fd: None }),
-        vcpus: 1,
-        max_vcpus: 1,
-        vcpu_cpus: Vec::new(),
-        nice: 0,
-        memory_mib: MEMORY_MIB,
-        huge_pages: false,
-        hotplug: None,
-        kernel: parts.file("guest-husk"),
-        initramfs: parts.file("empty"),
-        cmdline: String::new(),
-        console_log: console.clone(),
-        console_log_limit: 1 << 20,
-        block_slots: 1,
-        fs_tag: None,
-        nets: Vec::new(),
-        vsock: VsockConfig { cid: 3, socket: vsock, host_fd: None },
-        control_socket: control.clone(),
-        restore: None,
-        limits: Limits::default(),
-        savable: false,
-    };
-    fs::write(&description, serde_json::to_vec(&config).expect("encode")).expect("write the description");
-    let begun = Instant::now();
-    let start = || Command::new(&parts.vmm).arg("--config").arg(&description).spawn();
-    let mut child = husk_jail::namespaces::start_apart(start).expect("start husk-vmm");
-    while !control.exists() {
-        std::thread::sleep(Duration::from_micros(200));
-    }
+fn husk(parts: &Parts) -> Run {
+    let [kernel, initramfs] = ["guest-husk", "empty"].map(|name| parts.file(name));
+    let tap = tap();
+    let mut config = Vmm::config(parts.dir.path(), MEMORY_MIB, &kernel, &initramfs);
+    config.nets = vec![NetConfig { tap_fd: Some(tap.as_raw_fd()), mac: MAC.to_owned(), mtu: 1500 }];
     let disk = File::open(parts.file("disk")).expect("open the disk");
+    let (begun, clock) = (Instant::now(), trace::now());
+    let vmm = Vmm::start(&parts.vmm, config);
     let attach = Request::Attach {
         slot: 0,
         read_only: true,
         extents: vec![Extent { fd: 0, offset: 0, length: DISK }],
     };
-    let attached =
-        ControlClient::connect(&control).and_then(|mut client| client.request(&attach, &[disk.as_fd()]));
-    attached.expect("attach the disk");
-    let figures = follow(begun, || text(&console));
-    child.kill().and_then(|()| child.wait()).expect("end husk-vmm");
-    figures
+    vmm.request(&attach, &[disk.as_fd()]).expect("attach the disk");
+    let run = follow(begun, || vmm.console());
+    Run { steps: trace::monitor(clock, &trace::marks(&vmm)), ..run }
 }
 
-fn qemu(parts: &Parts) -> Figures {
+fn qemu(parts: &Parts) -> Run {
     let console = parts.file("qemu");
     let _ = fs::remove_file(&console);
+    let tap = tap();
     let mut command = microvm(false, MEMORY_MIB);
     command
-        .args(["-global", "virtio-mmio.force-legacy=false"])
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
         .arg("-drive")
         .arg(format!("file={},if=none,id=disk,format=raw,read-only=on", parts.file("disk").display()))
-        .args(["-device", "virtio-blk-device,drive=disk", "-device", "virtio-rng-device", "-kernel"])
+        .args(["-device", "virtio-blk-device,drive=disk", "-device", "virtio-rng-device"])
+        .args(["-netdev", &format!("tap,id=net,fd={},vhost=off", tap.as_raw_fd())])
+        .args(["-device", &format!("virtio-net-device,netdev=net,mac={MAC}"), "-kernel"])
         .arg(parts.file("guest-qemu"));
     let begun = Instant::now();
-    let mut child = command.stdin(Stdio::null()).spawn().expect("start qemu-system-x86_64");
-    let figures = follow(begun, || text(&console));
-    child.kill().and_then(|()| child.wait()).expect("end QEMU");
-    figures
+    let mut qemu = Qemu::start(&mut command);
+    follow(begun, || {
+        let ended = qemu.0.try_wait().expect("look at QEMU");
+        assert!(ended.is_none(), "QEMU ended: {ended:?}");
+        text(&console)
+    })
 }
 
-fn floor(parts: &Parts) -> Figures {
+fn floor(parts: &Parts) -> Run {
     let console = parts.file("floor-console");
     let output = File::create(&console).expect("create the console's file");
     let begun = Instant::now();
@@ -166,6 +137,13 @@ fn floor(parts: &Parts) -> Figures {
     let figures = follow(begun, || text(&console));
     child.kill().and_then(|()| child.wait()).expect("end the floor");
     figures
+}
+
+/// A tap that the monitor inherits. It is up, and gone with the monitor.
+fn tap() -> OwnedFd {
+    let tap = husk_vmm::make_tap(TAP).expect("make a tap");
+    sh(&format!("ip link set {TAP} up"));
+    tap
 }
 
 fn text(path: &Path) -> String {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use husk_tests::median;
+
 /// Samples of several things, in the order of their first ones.
 #[derive(Debug, Default)]
 pub struct Samples(Vec<(&'static str, Vec<f64>)>);
@@ -34,16 +36,5 @@ impl Samples {
             );
         }
         text
-    }
-}
-
-fn median(samples: &[f64]) -> f64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => sorted[middle],
-        _ => (sorted[middle - 1] + sorted[middle]) / 2.0,
     }
 }

@@ -21,7 +21,8 @@ pub struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(socket: &Path) -> Client {
+    /// A client of the runtime that listens on `socket`. It connects when it is used.
+    pub fn new(socket: &Path) -> Client {
         let socket = socket.to_owned();
         let connector = tower::service_fn(move |_: Uri| {
             let socket = socket.clone();

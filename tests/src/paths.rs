@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Built programs and guest assets.
 #[derive(Clone, Debug)]
@@ -48,7 +49,7 @@ impl Paths {
     /// A tool, from where tests/tools says that it is.
     pub fn tool(&self, name: &str) -> PathBuf {
         let script = self.checkout.join("tests/tools").join(name);
-        crate::run(&mut std::process::Command::new(script)).trim().into()
+        crate::run(&mut Command::new(script)).trim().into()
     }
 
     /// The guest's kernel.
@@ -59,6 +60,12 @@ impl Paths {
     /// The guest's initramfs.
     pub fn initramfs(&self) -> PathBuf {
         self.checkout.join("target/guest/initramfs.cpio")
+    }
+
+    /// Makes an initramfs with one of the built programs as its init.
+    pub fn pack_init(&self, program: &str, to: &Path) {
+        let mut pack = Command::new(self.checkout.join("guest-kernel/initramfs"));
+        crate::run(pack.arg(self.program(program)).arg(to));
     }
 
     /// The OCI layout of test images.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A process by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,4 +94,73 @@ impl Process {
         let links = self.names("fd").into_iter().filter_map(link);
         links.map(|link| link.display().to_string()).collect()
     }
+
+    /// What its threads have used of the host's processors, the guest's part included.
+    pub fn cpu(&self) -> Duration {
+        self.ticks(14) + self.ticks(15)
+    }
+
+    /// The same, with what its children that have ended have used, and theirs.
+    pub fn cpu_with_children(&self) -> Duration {
+        self.cpu() + self.ticks(16) + self.ticks(17)
+    }
+
+    /// The guest's part of it.
+    pub fn guest_cpu(&self) -> Duration {
+        self.ticks(43)
+    }
+
+    /// A field of its state that counts clock ticks: USER_HZ is 100 on every Linux that husk runs on.
+    fn ticks(&self, field: usize) -> Duration {
+        let stat = self.read("stat");
+        let (_, rest) = stat.rsplit_once(')').expect("its name is in parentheses");
+        let ticks = rest.split_whitespace().nth(field - 3).and_then(|ticks| ticks.parse::<u64>().ok());
+        Duration::from_millis(10 * ticks.expect("a number"))
+    }
+
+    /// All of its memory.
+    pub fn memory(&self) -> Memory {
+        let rollup = self.read("smaps_rollup");
+        let kib = |name: &str| {
+            let line = rollup.lines().find_map(|line| line.strip_prefix(name));
+            let value = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+            value.unwrap_or_else(|| panic!("no {name} in {rollup}"))
+        };
+        Memory { rss: kib("Rss:"), pss: kib("Pss:") }
+    }
+
+    /// A monitor's own memory, and that of its largest mapping, which is the guest's.
+    pub fn monitor_memory(&self) -> (Memory, Memory) {
+        let mut mappings: Vec<(u64, Memory)> = Vec::new();
+        for line in self.read("smaps").lines() {
+            let Some((name, value)) = line.split_once(':') else { continue };
+            let Some(kib) = value.trim().strip_suffix(" kB").and_then(|number| number.parse::<u64>().ok())
+            else {
+                continue;
+            };
+            match (name, mappings.last_mut()) {
+                ("Size", _) => mappings.push((kib, Memory::default())),
+                ("Rss", Some((_, memory))) => memory.rss = kib,
+                ("Pss", Some((_, memory))) => memory.pss = kib,
+                _ => {}
+            }
+        }
+        let largest =
+            (0..mappings.len()).max_by_key(|index| mappings[*index].0).expect("a process has mappings");
+        let (_, guest) = mappings.swap_remove(largest);
+        let own = mappings.iter().fold(Memory::default(), |sum, (_, memory)| Memory {
+            rss: sum.rss + memory.rss,
+            pss: sum.pss + memory.pss,
+        });
+        (own, guest)
+    }
+}
+
+/// Memory, KiB.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Resident.
+    pub rss: u64,
+    /// The same with what is shared divided among those who share it.
+    pub pss: u64,
 }

@@ -1,7 +1,10 @@
 //! Signs of life, and waiting.
 
+use std::os::fd::BorrowedFd;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -26,4 +29,10 @@ where
         assert!(begun.elapsed() < limit, "waited {} s in vain for {what}", limit.as_secs());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Waits until there is something to read; false when there is nothing within `limit`.
+pub fn readable(fd: BorrowedFd<'_>, limit: Duration) -> bool {
+    let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+    poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout).is_ok_and(|ready| ready > 0)
 }

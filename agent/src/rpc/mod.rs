@@ -7,26 +7,30 @@ mod service;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use husk_proto::agent::agent_server::AgentServer;
-use husk_proto::{AGENT_MAX_MESSAGE, AGENT_PORT, READY_PORT};
+use husk_proto::{AGENT_MAX_MESSAGE, AGENT_PORT, READY_PORT, ReadyTimes};
+use tokio::io::AsyncWriteExt;
 use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
 use tonic::transport::Server;
 
 use self::connection::Connection;
 use self::service::Service;
 use crate::agent::Agent;
+use crate::clock;
 use crate::error::{Context, Error, Result};
 use crate::reaper;
 
-/// Serves for ever.
-pub async fn serve() -> Result<()> {
+/// Serves for ever. `init`: when the agent began.
+pub async fn serve(init: Duration) -> Result<()> {
     let agent = Arc::new(Agent::default());
     let reaping = tokio::spawn(reaper::run(Arc::clone(&agent.tools.reaper)));
     let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, AGENT_PORT))
         .context(|| format!("listening on vsock port {AGENT_PORT}"))?;
-    tokio::spawn(tell_ready());
+    let times = ReadyTimes { init: micros(init), listening: micros(clock::since_start()) };
+    tokio::spawn(tell_ready(times));
     let service = AgentServer::new(Service(agent))
         .max_decoding_message_size(AGENT_MAX_MESSAGE)
         .max_encoding_message_size(AGENT_MAX_MESSAGE);
@@ -43,10 +47,16 @@ pub async fn serve() -> Result<()> {
 }
 
 /// The connection itself is the message, [`READY_PORT`]. A host that does not wait for it has no listener.
-async fn tell_ready() {
-    if let Err(e) = VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, READY_PORT)).await {
-        tracing::warn!("the host does not listen on vsock port {READY_PORT}: {e}");
+async fn tell_ready(times: ReadyTimes) {
+    match VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, READY_PORT)).await {
+        // A host that does not want to know them has closed it.
+        Ok(mut stream) => drop(stream.write_all(&times.to_bytes()).await),
+        Err(e) => tracing::warn!("the host does not listen on vsock port {READY_PORT}: {e}"),
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The host's connections. Containers can reach vsock as well, through the loopback CID or their own: theirs are

@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use command_fds::FdMapping;
-use husk_vmm::config::{HotplugConfig, JailConfig, Limits, NetConfig, RestoreConfig, VmConfig, VsockConfig};
+use husk_vmm::config::{HotplugConfig, JailConfig, NetConfig, RestoreConfig, VmConfig, VsockConfig};
 use husk_vmm::control::client::ControlClient;
 use husk_vmm::control::{Extent, Reply, Request, Statistics};
 

@@ -44,6 +44,10 @@ mod virtio;
 #[cfg(feature = "vmm")]
 pub mod vm;
 
+/// What tests and benchmarks need of the inside.
+#[cfg(feature = "vmm")]
+pub use {boot::CMDLINE, sys::make_tap};
+
 /// What the fuzz targets drive.
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing {

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::control;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::control::{self, Mark};
 
 /// One counter.
 #[derive(Debug, Default)]
@@ -80,6 +82,25 @@ impl DeviceCounters {
     }
 }
 
+/// When the steps of the start were done.
+#[derive(Debug, Default)]
+pub struct Marks(Mutex<Vec<Mark>>);
+
+impl Marks {
+    /// A step is done.
+    pub fn add(&self, step: &str) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let micros = now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000;
+        let mut marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.push(Mark { step: step.to_owned(), micros });
+    }
+
+    /// Those so far.
+    pub fn get(&self) -> Vec<Mark> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// See [`control::Statistics`] for each counter.
 #[derive(Debug, Default)]
 #[allow(missing_docs)]
@@ -97,6 +118,7 @@ pub struct Counters {
     pub vsock_connections: Counter,
     pub balloon_reported_bytes: Counter,
     devices: Mutex<Vec<Arc<DeviceCounters>>>,
+    pub marks: Marks,
 }
 
 /// The VM's counters.
@@ -131,6 +153,7 @@ impl Counters {
             balloon_reported_bytes: self.balloon_reported_bytes.get(),
             memory_mib: 0,
             devices: devices.iter().map(|device| device.snapshot()).collect(),
+            marks: self.marks.get(),
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::layout;
 /// Memory that is plugged is the kernel's to use as it likes, but so that it can go again: most of it is for what can
 /// be moved away, as far as the kernel's own needs allow.
 pub const CMDLINE: &str = "console=ttyS0 quiet loglevel=4 panic=-1 reboot=a tsc=reliable no_timer_check \
-     i8042.noaux i8042.nomux i8042.dumbkbd random.trust_cpu=on memory_hotplug.online_policy=auto-movable";
+     i8042.noaux i8042.nomux i8042.dumbkbd loop.max_loop=0 random.trust_cpu=on memory_hotplug.online_policy=auto-movable";
 
 /// Why a VM cannot boot.
 #[derive(Debug, thiserror::Error)]

@@ -130,12 +130,13 @@ pub struct Statistics {
     /// Open vsock connections.
     pub vsock_connections: u64,
     /// Bytes of free pages that the guest has reported, and the host taken back.
-    #[serde(default)]
     pub balloon_reported_bytes: u64,
     /// Memory that the guest has, MiB.
     pub memory_mib: u32,
     /// Disks and network interfaces.
     pub devices: Vec<DeviceStatistics>,
+    /// The steps of the VMM's start, in their order.
+    pub marks: Vec<Mark>,
 }
 
 /// One device's counters since boot.
@@ -161,4 +162,13 @@ pub struct DeviceStatistics {
     /// How long a disk's requests took from the device's first look at them to its answer: number `n` of these counts
     /// those of less than 2^`n` microseconds and no less than half of that, the last one all that took longer.
     pub latency_us: Vec<u64>,
+}
+
+/// A step of the VMM's start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// What was done by then.
+    pub step: String,
+    /// `CLOCK_MONOTONIC` of the host, µs.
+    pub micros: u64,
 }

@@ -45,6 +45,7 @@ pub struct Region {
     memory: Memory,
     file: Arc<File>,
     file_offset: u64,
+    huge_pages: bool,
     start: u64,
     /// The memslot of the first slot; the others' follow.
     first_memslot: u32,
@@ -63,6 +64,7 @@ impl Region {
             vm,
             file: Arc::clone(&ram.file),
             file_offset: ram.hotplug_offset,
+            huge_pages: ram.huge_pages,
             start: end.max(layout::HIGH_MEMORY).next_multiple_of(ALIGNMENT),
             first_memslot: ram.boot.len() as u32,
             slots: vec![None; slots],
@@ -94,7 +96,8 @@ impl Region {
             None => {
                 let offset = number as u64 * SLOT_BYTES;
                 let start = GuestAddress(self.start + offset);
-                let mapped = map(&self.file, self.file_offset + offset, start, SLOT_BYTES as usize)?;
+                let place = self.file_offset + offset;
+                let mapped = map(&self.file, place, start, SLOT_BYTES as usize, self.huge_pages)?;
                 slot.insert(mapped).clone()
             }
         };

@@ -80,6 +80,8 @@ pub struct Ram {
     file: Arc<File>,
     /// Where in the file the part begins that can be plugged.
     hotplug_offset: u64,
+    /// Whether the file is one of huge pages.
+    huge_pages: bool,
 }
 
 impl Ram {
@@ -96,12 +98,12 @@ impl Ram {
         let failed = |source| MemoryError::Map { mib, source };
         let (mut boot, mut offset) = (Vec::new(), 0);
         for (start, length) in ranges(bytes) {
-            boot.push(map(&file, offset, start, length).map_err(failed)?);
+            boot.push(map(&file, offset, start, length, huge_pages).map_err(failed)?);
             offset += length as u64;
         }
         let regions = boot.iter().map(|mapped| Arc::clone(mapped.region())).collect();
         let memory = GuestMemoryMmap::from_arc_regions(regions).map_err(|e| failed(e.into()))?;
-        Ok(Self { memory: Memory::new(memory), boot, file, hotplug_offset })
+        Ok(Self { memory: Memory::new(memory), boot, file, hotplug_offset, huge_pages })
     }
 
     /// The memory of a clone: `saved` copy-on-write, which is of that size, with room for `hotplug_mib` MiB more.
@@ -126,7 +128,7 @@ impl Ram {
         }
         let regions = boot.iter().map(|mapped| Arc::clone(mapped.region())).collect();
         let memory = GuestMemoryMmap::from_arc_regions(regions).map_err(|e| failed(e.into()))?;
-        Ok(Self { memory: Memory::new(memory), boot, file, hotplug_offset: 0 })
+        Ok(Self { memory: Memory::new(memory), boot, file, hotplug_offset: 0, huge_pages: false })
     }
 
     /// The file that a VM which was booted has its memory in, from its beginning.
@@ -152,15 +154,25 @@ impl Ram {
 
 /// Maps a part of the file as guest memory at `start`, in fewer, larger pages where the host gives them to files in
 /// memory (transparent_hugepage/shmem_enabled).
-fn map(file: &Arc<File>, offset: u64, start: GuestAddress, bytes: usize) -> Result<Mapped, FromRangesError> {
+///
+/// Pages of a file of huge ones are reserved: one that is not there when it is touched would kill the VMM.
+fn map(
+    file: &Arc<File>,
+    offset: u64,
+    start: GuestAddress,
+    bytes: usize,
+    huge_pages: bool,
+) -> Result<Mapped, FromRangesError> {
     let place = FileOffset::from_arc(Arc::clone(file), offset);
-    let region = GuestRegionMmap::from_range(start, bytes, Some(place))?;
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_SHARED | if huge_pages { 0 } else { libc::MAP_NORESERVE };
+    let region = GuestRegionMmap::new(MmapRegion::build(Some(place), bytes, access, flags)?, start)
+        .ok_or(FromRangesError::InvalidGuestRegion)?;
     sys::prefer_huge_pages(&region);
     Ok(Mapped::new(region))
 }
 
-/// A file in memory whose size nobody it is shared with can change: a page that is gone would kill the VMM. What of a file
-/// of huge pages is mapped is reserved, so that a page which is touched is there.
+/// A file in memory whose size nobody it is shared with can change: a page that is gone would kill the VMM.
 fn file(bytes: u64, huge_pages: bool) -> io::Result<File> {
     let size = if huge_pages { MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB } else { MemfdFlags::empty() };
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | size;

@@ -69,6 +69,8 @@ pub enum VmError {
 /// # Errors
 /// [`VmError`] when it does not start.
 pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
+    let counters = statistics::Shared::default();
+    counters.marks.add("started");
     jail::begin(config)?;
     sys::hold_termination().map_err(VmError::Threads)?;
     let files = Files::open(config)?;
@@ -79,8 +81,8 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
     }
     jail::enter(config)?;
     let filters = Filters::new(config.savable).map_err(ConfinementError::from)?;
+    counters.marks.add("confined");
     let exit = ExitCell::default();
-    let counters = statistics::Shared::default();
 
     let (images, saved) = match files.guest {
         GuestFiles::Boot(kernel, initramfs) => (Some((kernel, initramfs)), None),
@@ -92,6 +94,7 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
         Some((kernel, initramfs)) => Some(boot::load(&memory, kernel, initramfs, &boot::cmdline(config)?)?),
         None => None,
     };
+    counters.marks.add("guest loaded");
     let machine = kvm::Machine::new(files.kvm, &ram)?;
     let devices = devices::build(config, &machine.vm, &ram, &counters, &exit, &filters, files.vsock)?;
     if saved.is_none() {
@@ -123,10 +126,18 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
     // The guest's first instruction comes when every thread is held to its system calls.
     let confined = Arc::new(Barrier::new(vcpus.len() + 1));
     let vcpus = Vcpus::start(vcpus, &config.vcpu_cpus, &world, &filters.vcpu, &confined)?;
-    let vm =
-        control::Vm::new(vcpus, saver, devices.slots, devices.share, devices.plug, counters, exit.clone());
+    let vm = control::Vm::new(
+        vcpus,
+        saver,
+        devices.slots,
+        devices.share,
+        devices.plug,
+        counters.clone(),
+        exit.clone(),
+    );
     control::serve(files.control, vm, &filters.control).map_err(VmError::Threads)?;
     end_on_termination(exit.clone(), &filters).map_err(VmError::Threads)?;
+    counters.marks.add("guest entered");
     filters.main.install().map_err(ConfinementError::from)?;
     confined.wait();
 

@@ -1,10 +1,8 @@
 //! A tap of the host as the guest's interface.
 
-use std::ffi::CString;
-use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
 
 use husk_vmm::config::NetConfig;
@@ -16,28 +14,16 @@ pub const TESTS: &[Test] = &[("the guest and the host reach each other", reach_e
 
 const MIB: usize = 1 << 20;
 
-/// A tap with 10.99.0.1/24, open without close-on-exec so that the VMM inherits it.
-pub fn tap(name: &str) -> File {
-    let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
-    // SAFETY: all-zeroes is a valid ifreq.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    let name_bytes = CString::new(name).unwrap();
-    for (to, from) in request.ifr_name.iter_mut().zip(name_bytes.as_bytes_with_nul()) {
-        *to = *from as libc::c_char;
-    }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
-    // SAFETY: TUNSETIFF reads and writes the ifreq, which lives until the call returns.
-    let done = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &mut request) };
-    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
-    // SAFETY: F_SETFD takes no address.
-    assert_eq!(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) }, 0);
+/// A tap with 10.99.0.1/24, which the VMM inherits.
+pub fn tap(name: &str) -> OwnedFd {
+    let tap = husk_vmm::make_tap(name).unwrap();
     for arguments in
         [vec!["addr", "add", "10.99.0.1/24", "dev", name], vec!["link", "set", name, "mtu", "1400", "up"]]
     {
         let status = Command::new("ip").env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin").args(arguments).status();
         assert!(status.unwrap().success());
     }
-    file
+    tap
 }
 
 fn reach_each_other() {

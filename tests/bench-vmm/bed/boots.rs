@@ -1,0 +1,205 @@
+//! Boots and clones with the real agent, without a daemon: the time until it can be worked with, and what a VM takes
+//! while it idles.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use husk_proto::{AGENT_PORT, READY_PORT, ReadyTimes, VOLUME_TAG};
+use husk_tests::{Bed, Process, Qemu, Vmm, microvm, readable, step};
+use husk_vmm::config::{HotplugConfig, NetConfig, RestoreConfig, VmConfig};
+use husk_vmm::control::Request;
+use vsock::{VMADDR_CID_ANY, VsockListener};
+
+use super::{LIMIT, MEMORY, insist};
+use crate::figures::Figures;
+use crate::trace::{self, Steps};
+
+/// A guest's own settling after its boot.
+const REST: Duration = Duration::from_secs(3);
+/// How long an idle VM is watched.
+const WATCHED: Duration = Duration::from_secs(10);
+const MAC: &str = "02:42:0a:63:00:02";
+
+/// HTTP/2's preface with empty settings (RFC 9113, section 3.4), which the agent answers with its own.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// The head of a frame (section 4.1), and its type's place and value.
+const HEAD: usize = 9;
+const SETTINGS: u8 = 4;
+
+struct Boots {
+    vmm: PathBuf,
+    kernel: PathBuf,
+    initramfs: PathBuf,
+    dir: PathBuf,
+    words: VsockListener,
+}
+
+/// Boots of both monitors and clones take turns; then one VM of each idles.
+pub fn measure(bed: &Bed, rounds: usize, figures: &mut Figures) {
+    let dir = bed.scratch("b");
+    File::create(dir.join("disk")).and_then(|disk| disk.set_len(64 << 20)).expect("make a disk");
+    let boots = Boots {
+        vmm: bed.paths.program("husk-vmm"),
+        kernel: bed.paths.kernel(),
+        initramfs: bed.paths.initramfs(),
+        dir,
+        words: VsockListener::bind_with_cid_port(VMADDR_CID_ANY, READY_PORT).expect("listen on vsock"),
+    };
+    let template = boots.template();
+    // The first round warms caches and is not counted.
+    for round in 0..=rounds {
+        let (qemu, _) = insist("QEMU's boot", || boots.qemu());
+        let (boot, steps, _) = insist("husk-vmm's boot", || boots.boot(false));
+        let (clone, clone_steps) = boots.clone_of(&template);
+        step(format!("round {round} of {rounds}: QEMU {qemu:.0} ms, boot {boot:.0} ms, clone {clone:.1} ms"));
+        if round > 0 {
+            figures.ours("boot", boot);
+            figures.peers("boot", qemu);
+            figures.ours("clone", clone);
+            figures.peers("clone", boot);
+            figures.steps("boot", steps);
+            figures.steps("clone", clone_steps);
+        }
+    }
+    let (_, _, vmm) = insist("husk-vmm's boot", || boots.boot(false));
+    let (_, qemu) = insist("QEMU's boot", || boots.qemu());
+    step("idle guests");
+    std::thread::sleep(REST);
+    let [ours, theirs] = idle([vmm.process(), qemu.process()]);
+    figures.ours("idle", ours);
+    figures.peers("idle", theirs);
+    let (own, guest) = vmm.process().monitor_memory();
+    step(format!(
+        "husk-vmm itself: {} KiB RSS, {} KiB PSS; its guest {} KiB; QEMU with its guest: {} KiB PSS",
+        own.rss,
+        own.pss,
+        guest.rss,
+        qemu.process().memory().pss
+    ));
+    figures.ours("own-memory", own.rss as f64 / 1024.0);
+}
+
+/// Milliseconds a second of the host's CPU that each takes.
+fn idle(processes: [Process; 2]) -> [f64; 2] {
+    let before = processes.map(|process| process.cpu());
+    std::thread::sleep(WATCHED);
+    let after = processes.map(|process| process.cpu());
+    [0, 1].map(|side| (after[side] - before[side]).as_secs_f64() * 1000.0 / WATCHED.as_secs_f64())
+}
+
+impl Boots {
+    /// A machine as the daemon describes a pod's.
+    fn config(&self) -> VmConfig {
+        let config = Vmm::config(&self.dir, MEMORY, &self.kernel, &self.initramfs);
+        VmConfig {
+            max_vcpus: 2,
+            hotplug: Some(HotplugConfig { limit_mib: 1024, requested_mib: 0 }),
+            block_slots: 12,
+            fs_tag: Some(VOLUME_TAG.to_owned()),
+            nets: vec![NetConfig { tap_fd: None, mac: MAC.to_owned(), mtu: u16::MAX }],
+            ..config
+        }
+    }
+
+    /// Milliseconds from the monitor's start to the agent's word that it listens, and of each step.
+    fn boot(&self, savable: bool) -> Option<(f64, Steps, Vmm)> {
+        let begun = trace::now();
+        let vmm = Vmm::start(&self.vmm, VmConfig { savable, ..self.config() });
+        let mut agent = vmm.accept(READY_PORT, LIMIT)?;
+        let word = trace::now();
+        let mut times = [0; ReadyTimes::BYTES];
+        agent.read_exact(&mut times).ok()?;
+        drop(agent);
+        let marks = trace::marks(&vmm);
+        let mut steps = trace::monitor(begun, &marks);
+        steps.extend(trace::guest(&marks, ReadyTimes::from_bytes(times), word));
+        Some(((word - begun).as_secs_f64() * 1000.0, steps, vmm))
+    }
+
+    /// The same of QEMU with what a pod needs: a disk, an interface, entropy and vsock.
+    fn qemu(&self) -> Option<(f64, Qemu)> {
+        static NEXT: AtomicU32 = AtomicU32::new(1000);
+        let cid = NEXT.fetch_add(1, Ordering::Relaxed);
+        let begun = Instant::now();
+        let qemu = Qemu::start(
+            microvm(true, MEMORY)
+                .arg("-serial")
+                .arg(format!("file:{}", self.dir.join("qemu").display()))
+                .arg("-drive")
+                .arg(format!("file={},if=none,id=disk,format=raw", self.dir.join("disk").display()))
+                .args(["-device", "virtio-blk-device,drive=disk", "-device", "virtio-rng-device"])
+                .args(["-netdev", "hubport,id=net,hubid=0"])
+                .args(["-device", &format!("virtio-net-device,netdev=net,mac={MAC}")])
+                .args(["-device", &format!("vhost-vsock-device,guest-cid={cid}")])
+                .args(["-append", husk_vmm::CMDLINE])
+                .arg("-kernel")
+                .arg(&self.kernel)
+                .arg("-initrd")
+                .arg(&self.initramfs)
+                // It warns that the interface leads nowhere.
+                .stderr(Stdio::null()),
+        );
+        loop {
+            LIMIT.checked_sub(begun.elapsed()).filter(|left| readable(self.words.as_fd(), *left))?;
+            let (_, from) = self.words.accept().expect("accept on vsock");
+            if from.cid() == cid {
+                return Some((milliseconds(begun), qemu));
+            }
+        }
+    }
+
+    /// Boots, comes to rest, and is saved.
+    fn template(&self) -> RestoreConfig {
+        let restore = RestoreConfig {
+            state: self.dir.join("template"),
+            memory: self.dir.join("template-memory"),
+            verify: false,
+        };
+        let (_, _, vmm) = insist("the template's boot", || self.boot(true));
+        let begun = Instant::now();
+        loop {
+            std::thread::sleep(Duration::from_millis(500));
+            let file = |path| {
+                let mut options = File::options();
+                options.read(true).write(true).create(true).truncate(true);
+                options.open(path).expect("create the template's files")
+            };
+            let files = [file(&restore.state), file(&restore.memory)];
+            match vmm.request(&Request::Snapshot, &[files[0].as_fd(), files[1].as_fd()]) {
+                Ok(_) => return restore,
+                Err(error) => assert!(begun.elapsed() < LIMIT, "the template is not saved: {error}"),
+            }
+        }
+    }
+
+    /// Milliseconds from the monitor's start to the agent's first bytes, and of the monitor's steps.
+    fn clone_of(&self, template: &RestoreConfig) -> (f64, Steps) {
+        let (begun, clock) = (Instant::now(), trace::now());
+        let vmm = Vmm::start(&self.vmm, VmConfig { restore: Some(template.clone()), ..self.config() });
+        while !answers(vmm.connect(AGENT_PORT)) {
+            assert!(begun.elapsed() < LIMIT, "the clone's agent does not answer: {}", vmm.console());
+        }
+        let took = milliseconds(begun);
+        let mut steps = trace::monitor(clock, &trace::marks(&vmm));
+        let monitor: f64 = steps.iter().map(|(_, took)| took).sum();
+        steps.push(("guest until its agent answers".to_owned(), took - monitor));
+        (took, steps)
+    }
+}
+
+/// Whether the agent is behind the connection.
+fn answers(mut stream: UnixStream) -> bool {
+    let mut head = [0; HEAD];
+    let answered = stream.write_all(PREFACE).and_then(|()| stream.read_exact(&mut head));
+    answered.is_ok() && head[3] == SETTINGS
+}
+
+fn milliseconds(begun: Instant) -> f64 {
+    begun.elapsed().as_secs_f64() * 1000.0
+}

@@ -1,0 +1,10 @@
+//! What the init of a benchmark's bare VM and the host agree upon.
+
+/// Variable of the guest's command line: the MiB that it sends over vsock and then over the network.
+pub const MIB_VARIABLE: &str = "HUSK_BENCH_MIB";
+
+/// The host's port for both.
+pub const PORT: u32 = 7000;
+
+/// The host's address.
+pub const HOST: &str = "fe80::1";
