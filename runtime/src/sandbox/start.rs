@@ -12,7 +12,7 @@ use crate::guest::{self, Guest};
 use crate::node::{Node, Pod, lock};
 use crate::store::SandboxRecord;
 use crate::template::{Class, Trust};
-use crate::vm::{Vm, VmNet, VmSpec, last_words};
+use crate::vm::{Trace, Vm, VmNet, VmSpec, last_words};
 
 /// How long a clone may take until its agent answers, on the slowest of hosts.
 const CLONE_LIMIT: Duration = Duration::from_secs(10);
@@ -47,10 +47,12 @@ impl Node {
             block_slots: defaults.block_slots,
             nets: nets.len(),
         };
+        let trace = Trace::begin();
         if let Some(template) = self.templates.find(&class, defaults) {
             match self.clone_vm(pod, defaults, size, room, nets, template.clone()).await {
                 Ok((vm, guest)) => {
                     self.templates.trust(&template);
+                    trace.tell(&pod.id, &vm, None);
                     return Ok(Started { vm, guest, cloned: true, class });
                 }
                 Err(e) => {
@@ -60,8 +62,9 @@ impl Node {
             }
         }
         let vm = self.launch(pod, defaults, size, room, nets, None)?;
-        vm.ready(defaults).await?;
+        let word = vm.ready(defaults).await?;
         let guest = guest::connect(&vm.vsock()).await?;
+        trace.tell(&pod.id, &vm, word);
         Ok(Started { vm, guest, cloned: false, class })
     }
 

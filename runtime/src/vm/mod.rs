@@ -6,9 +6,11 @@ mod ready;
 mod scratch;
 mod slots;
 pub(crate) mod sys;
+mod trace;
 mod user;
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -22,6 +24,7 @@ pub use end::describe as describe_end;
 pub use process::{Usage, VmProcess};
 pub use scratch::ScratchTemplate;
 pub use slots::{SCRATCH_SLOT, Slots};
+pub use trace::Trace;
 pub use user::{free as free_user, of_template as template_user};
 
 use crate::cgroup::Door;
@@ -142,13 +145,13 @@ impl Vm {
         Ok(Vm { dir: spec.dir.to_owned(), ready: Mutex::new(ready), process })
     }
 
-    /// Waits until the agent of a VM that was just started listens.
+    /// Waits until the agent of a VM that was just started listens, and answers the connection by which it says so.
     ///
     /// # Errors
     /// With the end of the guest's console in the text when the guest did not come up; the VM may still run.
-    pub async fn ready(&self, defaults: &VmDefaults) -> Result<()> {
+    pub async fn ready(&self, defaults: &VmDefaults) -> Result<Option<UnixStream>> {
         let Some(ready) = self.ready.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            return Ok(());
+            return Ok(None);
         };
         let limit = Duration::from_secs(defaults.boot_timeout_secs);
         let outcome = tokio::select! {
@@ -158,7 +161,7 @@ impl Vm {
                 Err(Error::Deadline(format!("the guest was not up after {} s", limit.as_secs())))
             }
         };
-        outcome.map_err(|e| Error::Internal(format!("{e}; {}", last_words(&self.dir))))
+        outcome.map(Some).map_err(|e| Error::Internal(format!("{e}; {}", last_words(&self.dir))))
     }
 
     /// Takes hold of a VM that an earlier daemon started. None when its process is gone.

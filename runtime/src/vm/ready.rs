@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use husk_proto::READY_PORT;
 use husk_vmm::host_ports;
@@ -19,11 +20,12 @@ impl Ready {
         Ok((Ready(UnixDatagram::from_std(host)?), vmm))
     }
 
-    /// Returns when the word has come. A guest's connections to other ports are closed.
-    pub async fn came(&self) -> io::Result<()> {
+    /// Returns when the word has come, with the connection that it came by. A guest's connections to other ports are
+    /// closed.
+    pub async fn came(&self) -> io::Result<UnixStream> {
         loop {
             match self.0.async_io(Interest::READABLE, || host_ports::accept(self.0.as_fd())).await {
-                Ok((READY_PORT, _)) => return Ok(()),
+                Ok((READY_PORT, word)) => return Ok(word),
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::InvalidData => {}
                 Err(e) => return Err(e),

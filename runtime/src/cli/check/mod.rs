@@ -119,6 +119,9 @@ fn lines(config: &Config) -> Vec<Line> {
         }
         Err(e) => lines.push(needed("CNI", Err(e.to_string()))),
     }
+    if config.vms().any(|vm| vm.huge_pages) {
+        lines.push(wanted("huge pages", kernel::huge_pages()));
+    }
     if config.cgroup.driver == CgroupDriver::Systemd {
         lines.push(wanted("systemd", kernel::systemd()));
     }

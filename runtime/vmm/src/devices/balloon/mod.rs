@@ -162,14 +162,16 @@ mod tests {
     fn what_is_reported_is_the_hosts_again() {
         let file = file_of(9);
         let memory = memory(file.try_clone().unwrap(), libc::MAP_SHARED);
+        let report = [(PART, 2 * PAGE as u32, true), (PART + 4 * PAGE, PAGE as u32, true)];
+        after_report(&memory, &report, &[]);
+        let pages = std::os::unix::fs::MetadataExt::blocks(&file.metadata().unwrap()) * 512 / PAGE;
+        assert_eq!(pages, MIB / PAGE - 3);
         let seen = after_report(
             &memory,
-            &[(PART, 2 * PAGE as u32, true), (PART + 4 * PAGE, PAGE as u32, true)],
+            &report,
             &[PART, PART + PAGE, PART + 2 * PAGE, PART + 4 * PAGE, PART + 5 * PAGE],
         );
         assert_eq!(seen, [0, 0, 7, 0, 7]);
-        let pages = std::os::unix::fs::MetadataExt::blocks(&file.metadata().unwrap()) * 512 / PAGE;
-        assert_eq!(pages, 256 - 1, "one page was touched again, by the look at it");
     }
 
     #[test]

@@ -13,9 +13,11 @@ use super::packet::{Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 use crate::sys;
 
 /// What the guest may send before the host's side has taken it: the most that a connection buffers.
-pub const BUFFER: u32 = 64 << 10;
-/// The guest is told of room once this much was taken since it last heard.
-const UPDATE_AFTER: u32 = BUFFER / 4;
+pub const BUFFER: u32 = 256 << 10;
+/// The same of a connection that is opened beside many others, so that all together hold no more than 80 MiB.
+pub const SMALL_BUFFER: u32 = 64 << 10;
+/// How many may be open when another one is given a large buffer.
+pub const LARGE_BUFFERS: usize = 64;
 
 /// Where a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +63,9 @@ pub struct Connection {
     guest_done: bool,
     /// The guest takes no more.
     guest_deaf: bool,
-    /// From the guest, not yet taken by the host's side.
+    /// From the guest, not yet taken by the host's side; the most bytes that this may be.
     pending: VecDeque<u8>,
+    buffer: u32,
     /// Bytes that the guest's data had in all, modulo 2^32, and how many the host's side has taken.
     received: u32,
     forwarded: u32,
@@ -75,7 +78,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    fn new(stream: UnixStream, stage: Stage, owed: Owed) -> Self {
+    /// `others` are open already.
+    fn new(stream: UnixStream, others: usize, stage: Stage, owed: Owed) -> Self {
         Self {
             stream,
             stage,
@@ -87,6 +91,7 @@ impl Connection {
             guest_done: false,
             guest_deaf: false,
             pending: VecDeque::new(),
+            buffer: if others < LARGE_BUFFERS { BUFFER } else { SMALL_BUFFER },
             received: 0,
             forwarded: 0,
             forwarded_told: 0,
@@ -97,14 +102,14 @@ impl Connection {
         }
     }
 
-    /// The host's side wants a port of the guest.
-    pub fn request(stream: UnixStream) -> Self {
-        Self::new(stream, Stage::Requested, Owed { request: true, ..Owed::default() })
+    /// The host's side wants a port of the guest, which has `others` open.
+    pub fn request(stream: UnixStream, others: usize) -> Self {
+        Self::new(stream, others, Stage::Requested, Owed { request: true, ..Owed::default() })
     }
 
-    /// The guest wanted the host's side, and it has accepted.
-    pub fn respond(stream: UnixStream) -> Self {
-        Self::new(stream, Stage::Open, Owed { response: true, ..Owed::default() })
+    /// The guest, which has `others` open, wanted the host's side, and it has accepted.
+    pub fn respond(stream: UnixStream, others: usize) -> Self {
+        Self::new(stream, others, Stage::Open, Owed { response: true, ..Owed::default() })
     }
 
     /// The guest has accepted; `greeting` is for the host's side, before any data.
@@ -150,7 +155,7 @@ impl Connection {
     /// [`Broken`], also when the guest sends more than it was allowed to.
     pub fn data(&mut self, slices: &[VolatileSlice<'_>], bytes: u32) -> Result<(), Broken> {
         let held = self.received.wrapping_sub(self.forwarded);
-        if self.guest_done || self.stage == Stage::Requested || bytes > BUFFER - held.min(BUFFER) {
+        if self.guest_done || self.stage == Stage::Requested || bytes > self.buffer - held.min(self.buffer) {
             return Err(Broken);
         }
         if self.stage == Stage::Closing {
@@ -208,8 +213,9 @@ impl Connection {
         Ok(())
     }
 
+    /// The guest is told of room once half of it was taken since it last heard: each word interrupts it.
     fn update_credit(&mut self) {
-        if self.forwarded.wrapping_sub(self.forwarded_told) >= UPDATE_AFTER {
+        if self.forwarded.wrapping_sub(self.forwarded_told) >= self.buffer / 2 {
             self.owed.credit_update = true;
         }
     }
@@ -344,7 +350,7 @@ impl Connection {
     /// `buf_alloc` and `fwd_cnt` for a packet that is about to go.
     pub fn tell_credit(&mut self) -> (u32, u32) {
         self.forwarded_told = self.forwarded;
-        (BUFFER, self.forwarded)
+        (self.buffer, self.forwarded)
     }
 }
 

@@ -178,7 +178,7 @@ impl Mux {
             }
             Greeting::Connect(guest) => {
                 let ports = Ports { host: self.new_port(guest), guest };
-                self.insert(id, ports, Connection::request(stream));
+                self.insert(id, ports, Connection::request(stream, self.connections.len()));
             }
             Greeting::Bad => {}
         }
@@ -293,7 +293,7 @@ impl Mux {
         let id = self.new_id();
         match stream.filter(|stream| self.watch_stream(id, stream)) {
             Some(stream) => {
-                let mut connection = Connection::respond(stream);
+                let mut connection = Connection::respond(stream, self.connections.len());
                 connection.credit(header.buffer, header.forwarded);
                 self.insert(id, ports, connection);
             }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use vm_memory::VolatileSlice;
 
-use super::connection::BUFFER;
+use super::connection::{BUFFER, LARGE_BUFFERS, SMALL_BUFFER};
 use super::host;
 use super::mux::{MAX_CONNECTIONS, Mux};
 use super::packet::{Header, Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, STREAM};
@@ -323,4 +323,31 @@ fn credit_is_told_though_nothing_else_is() {
         }
         assert!(round * 8000 - told <= BUFFER / 2, "{told} of {} bytes in round {round}", round * 8000);
     }
+}
+
+#[test]
+fn of_many_connections_the_later_ones_have_small_buffers() {
+    let mut world = World::new();
+    let mut open: Vec<_> = (0..LARGE_BUFFERS).map(|_| world.open(1 << 20)).collect();
+    let mut late = UnixStream::connect(&world.socket).unwrap();
+    late.write_all(b"CONNECT 1000\n").unwrap();
+    let request = world.receive()[0].0;
+    assert_eq!((request.op, request.buffer), (Some(Op::Request), SMALL_BUFFER));
+    world.send(Header { buffer: 1 << 20, ..packet(Op::Response, 1000, request.source_port) }, &[]);
+    // Nobody reads: what the socket does not take is buffered, up to the bound and no further.
+    for (port, most) in [(request.source_port, SMALL_BUFFER), (open[0].1, BUFFER)] {
+        let piece = vec![1; 16 << 10];
+        let mut sent = 0;
+        let ended = loop {
+            world.send(data(1000, port, piece.len()), &piece);
+            sent += piece.len() as u32;
+            if let Some((last, _)) = world.receive().pop().filter(|(last, _)| last.op == Some(Op::Reset)) {
+                break last;
+            }
+            assert!(sent < 4 << 20, "no limit");
+        };
+        assert_eq!(ended.destination_port, 1000);
+        assert!(sent > most, "{sent} of {most}");
+    }
+    open.clear();
 }
