@@ -104,6 +104,11 @@ impl Pod {
         pid.unwrap_or_else(|| panic!("the verbose status has no pid: {info:?}"))
     }
 
+    /// Whether its VM went on from a template.
+    pub async fn is_clone(&self) -> bool {
+        self.describe().await.info.get("cloned").expect("the verbose status says it") == "true"
+    }
+
     /// StopPodSandbox.
     pub async fn stop(&self) {
         let request = cri::StopPodSandboxRequest { pod_sandbox_id: self.id.clone() };

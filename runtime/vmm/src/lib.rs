@@ -44,6 +44,10 @@ mod virtio;
 #[cfg(feature = "vmm")]
 pub mod vm;
 
+/// For the process's beginning.
+#[cfg(feature = "vmm")]
+pub use sys::use_one_heap;
+
 /// What tests and benchmarks need of the inside.
 #[cfg(feature = "vmm")]
 pub use {boot::CMDLINE, sys::make_tap};
@@ -54,10 +58,11 @@ pub mod fuzzing {
     pub use crate::devices::balloon::Balloon;
     pub use crate::devices::block::{Block, Medium, Pool, Slot};
     pub use crate::devices::fs::{Fs, Share};
+    pub use crate::devices::mem::{Mem, Plug};
     pub use crate::devices::net::{Limits as NetLimits, Net};
     pub use crate::devices::rng::Rng;
     pub use crate::devices::vsock::{Vsock, listen};
-    pub use crate::memory::Memory;
+    pub use crate::memory::{Memory, Ram, Region};
     pub use crate::power::ExitCell;
     pub use crate::rate::{Limiter, Ticket};
     pub use crate::virtio::{BoxedDevice, Identity, Interrupt, MmioTransport, Worker, WorkerHandle};

@@ -48,6 +48,7 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Command> {
 }
 
 fn main() -> ExitCode {
+    husk_vmm::use_one_heap();
     let path = match parse(std::env::args_os().skip(1)) {
         Some(Command::Run(path)) => path,
         Some(Command::Help) => {

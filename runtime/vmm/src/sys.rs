@@ -2,8 +2,9 @@
 //! safe interface to the rest.
 
 mod guest_io;
+mod heap;
 mod kvm;
 mod signals;
 mod tap;
 
-pub use {guest_io::*, kvm::*, signals::*, tap::*};
+pub use {guest_io::*, heap::*, kvm::*, signals::*, tap::*};

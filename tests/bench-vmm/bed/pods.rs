@@ -51,7 +51,6 @@ struct Life {
 
 /// The runtimes take turns; then clones idle.
 pub async fn measure(bed: &Bed, rounds: usize, figures: &mut Figures) {
-    with_templates(bed).await;
     let husk = Account::open("husk", bed.daemon.pid());
     bed.registry.push(&bed.paths.conformance_images(), PAUSE, PAUSE);
     step("start containerd");
@@ -90,24 +89,13 @@ pub async fn measure(bed: &Bed, rounds: usize, figures: &mut Figures) {
     figures.ours("clone-memory", crowd(bed).await);
 }
 
-/// Starts the daemon anew with templates, if it has none.
-async fn with_templates(bed: &Bed) {
-    let text = fs::read_to_string(&bed.daemon.config).expect("read the configuration");
-    if !text.contains("\ntemplates = ") {
-        bed.daemon.kill();
-        let text = text.replacen("[vm]\n", "[vm]\ntemplates = true\n", 1);
-        fs::write(&bed.daemon.config, text).expect("write the configuration");
-        bed.daemon.start().await;
-    }
-}
-
 /// Runs pods until one is a clone.
 async fn template(bed: &Bed) {
     let begun = Instant::now();
     loop {
         step("a pod that boots, of which a template is made");
         let pod = Pod::run(&bed.client, config(bed, "first")).await;
-        let cloned = is_clone(bed, &pod);
+        let cloned = pod.is_clone().await;
         pod.stop().await;
         pod.remove().await;
         if cloned {
@@ -116,11 +104,6 @@ async fn template(bed: &Bed) {
         assert!(begun.elapsed() < MAKING, "no template is made: {}", bed.daemon.log_tail());
         tokio::time::sleep(Duration::from_secs(3)).await;
     }
-}
-
-fn is_clone(bed: &Bed, pod: &Pod) -> bool {
-    let path = bed.daemon.run.join("pods").join(&pod.id).join("vmm.json");
-    fs::read_to_string(&path).expect("read the VM's description").contains("\"restore\": {")
 }
 
 /// A pod, whose VMM is in husk's account.
@@ -149,7 +132,7 @@ async fn life(bed: &Bed, client: &Client, account: &Account, guest: bool) -> Lif
     assert_eq!(answer.exit_code, 0);
     container.stop(0).await;
     let guests = if guest {
-        assert!(is_clone(bed, &pod), "{}", bed.daemon.log_tail());
+        assert!(pod.is_clone().await, "{}", bed.daemon.log_tail());
         Process(pod.vmm().await).guest_cpu()
     } else {
         Duration::ZERO
@@ -166,7 +149,7 @@ async fn crowd(bed: &Bed) -> f64 {
     for number in 1..=CLONES {
         step(format!("clone {number} of {CLONES}"));
         let pod = Pod::run(&bed.client, config(bed, "idle")).await;
-        assert!(is_clone(bed, &pod), "{}", bed.daemon.log_tail());
+        assert!(pod.is_clone().await, "{}", bed.daemon.log_tail());
         pods.push(pod);
     }
     tokio::time::sleep(SETTLE).await;

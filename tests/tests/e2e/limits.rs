@@ -180,10 +180,10 @@ fn pss_mib(vmm: i32) -> i64 {
 pub async fn free_memory_goes_back(bed: Arc<Bed>) {
     let mut config = pod("frees");
     config.linux.get_or_insert_default().resources = Some(memory(448));
-    let mut cloned = std::collections::BTreeSet::new();
+    let mut clones = 0;
     for name in ["first", "second"] {
         let pod = bed.pod(config.clone()).await;
-        let info = pod.describe().await.info;
+        let cloned = pod.is_clone().await;
         let vmm = pod.vmm().await;
         let container = pod.start(container(name, "sleep 3600")).await;
         let before = pss_mib(vmm);
@@ -195,8 +195,8 @@ pub async fn free_memory_goes_back(bed: Arc<Bed>) {
             (pss_mib(vmm) < before + 60).then_some(())
         })
         .await;
-        step(format!("{before} MiB, {used} MiB, {} MiB; cloned: {}", pss_mib(vmm), info["cloned"]));
-        cloned.insert(info["cloned"].clone());
+        step(format!("{before} MiB, {used} MiB, {} MiB; cloned: {cloned}", pss_mib(vmm)));
+        clones += u32::from(cloned);
         let mut again = config.metadata.take().unwrap_or_default();
         again.name += "-again";
         config.metadata = Some(again);
@@ -206,5 +206,5 @@ pub async fn free_memory_goes_back(bed: Arc<Bed>) {
         let making = bed.daemon.run.join("templates");
         wait_for("the template", PATIENCE, || async { entries(&making).is_empty().then_some(()) }).await;
     }
-    assert!(cloned.contains("true"), "{cloned:?}");
+    assert!(clones > 0, "no pod was a clone");
 }

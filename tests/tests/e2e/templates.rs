@@ -41,11 +41,6 @@ async fn templates_made(bed: &Bed, number: usize) -> Vec<PathBuf> {
     .await
 }
 
-/// Whether the pod's VM went on from a template.
-async fn is_clone(pod: &Pod) -> bool {
-    pod.describe().await.info.get("cloned").expect("the verbose status says it") == "true"
-}
-
 /// What a pod's guest has for itself, a line each.
 const IDENTITY: &str = "cat /proc/sys/kernel/random/boot_id /sys/class/net/eth0/address; \
                         head -c 16 /dev/urandom | md5sum; date +%s";
@@ -54,14 +49,14 @@ const IDENTITY: &str = "cat /proc/sys/kernel/random/boot_id /sys/class/net/eth0/
 pub async fn clones_differ(bed: Arc<Bed>) {
     without_then_with(&bed, "").await;
     let first = bed.pod(pod("first")).await;
-    assert!(!is_clone(&first).await);
+    assert!(!first.is_clone().await);
     templates_made(&bed, 1).await;
     let mut pods = Vec::new();
     let mut seen: [BTreeSet<String>; 4] = Default::default();
     for number in 0..CLONES {
         step(format!("clone {number}"));
         let pod = bed.pod(pod(&format!("clone{number}"))).await;
-        assert!(is_clone(&pod).await, "{}", bed.daemon.log_tail());
+        assert!(pod.is_clone().await, "{}", bed.daemon.log_tail());
         let machine_id = pod.describe().await.info["machineId"].clone();
         assert_eq!(machine_id.len(), 32, "{machine_id:?}");
         let text = pod.output(IDENTITY).await;
@@ -92,7 +87,7 @@ pub async fn clone_of_own_size(bed: Arc<Bed>) {
     (resources.cpu_period, resources.cpu_quota) = (100_000, 200_000);
     resources.memory_limit_in_bytes = 512 << 20;
     let large = bed.pod(config).await;
-    assert!(is_clone(&large).await, "{}", bed.daemon.log_tail());
+    assert!(large.is_clone().await, "{}", bed.daemon.log_tail());
     let text = large.output("nproc; awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo").await;
     let (cpus, memory) = text.trim().split_once('\n').expect("two lines");
     assert_eq!(cpus, "2");
@@ -117,7 +112,7 @@ pub async fn clone_of_own_size(bed: Arc<Bed>) {
     bytes[1000] ^= 1;
     fs::write(&state, bytes).expect("damage the template");
     let booted = bed.pod(pod("booted")).await;
-    assert!(!is_clone(&booted).await);
+    assert!(!booted.is_clone().await);
     assert!(bed.daemon.log_tail().contains("damaged: its checksum differs"), "{}", bed.daemon.log_tail());
     assert_eq!(booted.output("echo up").await, "up\n");
     step("without templates nothing of them is kept, and clones go on");
@@ -136,13 +131,13 @@ pub async fn small_sizes(bed: Arc<Bed>) {
     without_then_with(&bed, "").await;
     // The VM's memory is the limit and 64 MiB: 130, 190, 135, a little more than 128 all of them.
     let first = bed.pod(sized(66)).await;
-    assert!(!is_clone(&first).await);
+    assert!(!first.is_clone().await);
     templates_made(&bed, 1).await;
     let memory = "awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo";
     let mut totals = Vec::new();
     for mib in [126, 71] {
         let clone = bed.pod(sized(mib)).await;
-        assert!(is_clone(&clone).await, "{}", bed.daemon.log_tail());
+        assert!(clone.is_clone().await, "{}", bed.daemon.log_tail());
         totals.push(clone.output(memory).await.trim().parse::<u32>().expect("MiB"));
     }
     let [large, small] = totals[..] else { panic!("{totals:?}") };
@@ -173,7 +168,7 @@ pub async fn who_shares(bed: Arc<Bed>) {
         ("tenants", "a", true, 4),
     ] {
         let pod = run(handler, namespace).await.expect("RunPodSandbox");
-        assert_eq!(is_clone(&pod).await, cloned, "{handler:?} in {namespace:?}: {}", bed.daemon.log_tail());
+        assert_eq!(pod.is_clone().await, cloned, "{handler:?} in {namespace:?}: {}", bed.daemon.log_tail());
         templates_made(&bed, templates).await;
         let handler = pod.status().await.runtime_handler;
         if handler == "private" {
@@ -216,10 +211,10 @@ pub async fn killed_while_one_is_made(bed: Arc<Bed>) {
         first.remove().await;
         bed.check_clean().expect("nothing is left of the template's VM");
         let next = bed.pod(pod("next")).await;
-        assert!(!is_clone(&next).await);
+        assert!(!next.is_clone().await);
         templates_made(&bed, 1).await;
         let clone = bed.pod(pod("clone")).await;
-        assert!(is_clone(&clone).await);
+        assert!(clone.is_clone().await);
         next.remove().await;
         clone.remove().await;
     }

@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, OnceLock};
 
-use husk_vmm::control::Extent;
 use husk_vmm::config::{Rate, RateLimit};
+use husk_vmm::control::Extent;
 use husk_vmm::fuzzing::{Block, ExitCell, Limiter, Medium, Pool, Slot, Ticket};
 use husk_vmm_fuzz::{Step, World, memory_file};
 
@@ -41,7 +41,8 @@ fn pool() -> &'static Pool {
 /// The bytes are the limits' rates; zero: none.
 fn limit(operations: u8, bytes: u8) -> Ticket {
     let rate = |per_second: u64| (per_second > 0).then_some(Rate { per_second, burst: 1 });
-    let limit = RateLimit { operations: rate(u64::from(operations) * 20), bytes: rate(u64::from(bytes) << 14) };
+    let limit =
+        RateLimit { operations: rate(u64::from(operations) * 20), bytes: rate(u64::from(bytes) << 14) };
     Ticket::new(Limiter::new(limit).as_ref()).expect("a ticket")
 }
 
@@ -61,5 +62,8 @@ libfuzzer_sys::fuzz_target!(|input: (bool, u8, u8, u8, Vec<Step>)| {
     });
     let bytes = content(&file);
     let untouched = if read_only { 0..bytes.len() } else { 0..4096 };
-    assert!(bytes[untouched].iter().all(|byte| *byte == 7), "bytes that are not the guest's to write have changed");
+    assert!(
+        bytes[untouched].iter().all(|byte| *byte == 7),
+        "bytes that are not the guest's to write have changed"
+    );
 });

@@ -8,7 +8,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
 use arbitrary::Arbitrary;
-use husk_vmm::fuzzing::{BoxedDevice, ExitCell, Identity, Interrupt, Memory, MmioTransport, Worker, WorkerHandle};
+use husk_vmm::fuzzing::{
+    BoxedDevice, ExitCell, Identity, Interrupt, Memory, MmioTransport, Worker, WorkerHandle,
+};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -63,8 +65,15 @@ pub struct World {
 }
 
 impl World {
-    /// Without a device yet.
+    /// Without a device yet, with a memory of its own.
     pub fn new() -> World {
+        let memory =
+            GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).expect("guest memory");
+        World::with(Memory::new(memory))
+    }
+
+    /// Without a device yet; the memory begins at 0 and has [`MEMORY`] bytes or more.
+    pub fn with(memory: Memory) -> World {
         // One for all: such a thread ends with its process.
         static THREAD: OnceLock<(WorkerHandle, ExitCell)> = OnceLock::new();
         let (worker, exit) = THREAD.get_or_init(|| {
@@ -74,8 +83,7 @@ impl World {
             (Worker::start("fuzz", &filter, exit.clone()).expect("a thread").handle(), exit)
         });
         let (worker, exit) = (worker.clone(), exit.clone());
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).expect("guest memory");
-        World { memory: Memory::new(memory), worker, exit, transport: None, offered: [0; 4] }
+        World { memory, worker, exit, transport: None, offered: [0; 4] }
     }
 
     /// An interrupt that nobody takes.
