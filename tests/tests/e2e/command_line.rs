@@ -167,7 +167,7 @@ pub async fn check_hints(bed: Arc<Bed>) {
     let setting =
         |path: &str, value: &str| format!("printf '%s\\n' {value} >/run/hint; mount --bind /run/hint {path}");
     for (line, hint) in [
-        (setting("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "'always [never]'"), "shmem_enabled"),
+        (setting("/sys/kernel/mm/transparent_hugepage/enabled", "'always madvise [never]'"), "echo madvise"),
         (setting("/proc/sys/net/ipv4/ip_forward", "0"), "ip_forward"),
         (setting("/proc/sys/net/bridge/bridge-nf-call-iptables", "0"), "bridge-nf-call-iptables"),
         ("mount -t tmpfs tmpfs /sys/fs/cgroup".into(), "cgroup2"),

@@ -77,7 +77,6 @@ fn confined(bed: &Bed, process: Process, id: &str) {
                 "/dev/null",
                 "/dev/kvm",
                 "/dev/net/tun",
-                "/memfd:guest (deleted)",
                 "/memfd:volumes (deleted)",
             ]
             .contains(&link.as_str())

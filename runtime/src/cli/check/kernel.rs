@@ -8,7 +8,7 @@ use rustix::process::{Resource, getrlimit};
 const OLDEST: (u32, u32) = (5, 12);
 /// Open files with which some two hundred pods can run.
 const ENOUGH_FILES: u64 = 4096;
-const LARGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+const LARGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 const MEMORY: &str = "/proc/meminfo";
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 const BRIDGE_FILTER: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
@@ -33,11 +33,9 @@ fn number(release: &str) -> Option<(u32, u32)> {
 pub fn large_pages() -> Result<String, String> {
     let text = setting(LARGE_PAGES)?;
     match chosen(&text) {
-        Some(value @ ("advise" | "always" | "within_size" | "force")) => {
-            Ok(format!("{LARGE_PAGES}: {value}"))
-        }
+        Some(value @ ("madvise" | "always")) => Ok(format!("{LARGE_PAGES}: {value}")),
         _ => Err(format!(
-            "guests' memory comes in small pages, and they boot slowly: echo advise >{LARGE_PAGES}"
+            "guests' memory comes in small pages, and they boot slowly: echo madvise >{LARGE_PAGES}"
         )),
     }
 }

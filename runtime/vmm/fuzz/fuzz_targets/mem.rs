@@ -19,7 +19,7 @@ fn kvm() -> &'static Kvm {
 
 libfuzzer_sys::fuzz_target!(|steps: Vec<Step>| {
     let vm = Arc::new(kvm().create_vm().expect("a VM"));
-    let ram = Ram::new(1, PLUGGABLE_MIB, false).expect("guest memory");
+    let ram = Ram::new(1, false).expect("guest memory");
     let region = Region::new(&ram, vm, u64::from(PLUGGABLE_MIB) * MIB);
     let start = region.start();
     let mut steps = steps;

@@ -39,8 +39,7 @@ const LIMITS: &[c_long] = &[libc::SYS_timerfd_settime];
 const SERVER: &[c_long] = &[libc::SYS_sendmsg, libc::SYS_recvmsg];
 
 /// Saving a VM, which no tenant's code has run in: what KVM knows of it, and two files.
-const SAVE: &[c_long] =
-    &[libc::SYS_ioctl, libc::SYS_pread64, libc::SYS_pwrite64, libc::SYS_lseek, libc::SYS_fsync];
+const SAVE: &[c_long] = &[libc::SYS_ioctl, libc::SYS_pwrite64, libc::SYS_fsync];
 
 /// ioctl's second argument.
 const REQUEST: u8 = 1;
@@ -150,7 +149,7 @@ fn pool() -> AllowList {
 }
 
 fn memory() -> AllowList {
-    let list = every().allow(LOOP).allow(&[libc::SYS_fallocate]);
+    let list = every().allow(LOOP);
     // KVM_SET_USER_MEMORY_REGION
     ioctl(list, kvm(_IOC_WRITE, 0x46, size_of::<kvm_userspace_memory_region>()))
 }

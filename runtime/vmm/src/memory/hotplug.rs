@@ -1,14 +1,15 @@
 //! Memory that comes and goes while the guest runs: a region of guest addresses in slots, each of which is the
 //! guest's to touch or is not there at all, for its CPUs as for its devices.
 
-use std::fs::File;
-use std::os::fd::AsFd;
+use std::io;
+use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
 use kvm_ioctls::VmFd;
 use vm_memory::mmap::FromRangesError;
 use vm_memory::{
     Address, GuestAddress, GuestAddressSpace, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    MemoryRegionAddress,
 };
 
 use super::{Memory, Ram, map};
@@ -43,8 +44,6 @@ pub enum HotplugError {
 pub struct Region {
     vm: Arc<VmFd>,
     memory: Memory,
-    file: Arc<File>,
-    file_offset: u64,
     huge_pages: bool,
     start: u64,
     /// The memslot of the first slot; the others' follow.
@@ -62,8 +61,6 @@ impl Region {
         let slots = (bytes / SLOT_BYTES) as usize;
         Self {
             vm,
-            file: Arc::clone(&ram.file),
-            file_offset: ram.hotplug_offset,
             huge_pages: ram.huge_pages,
             start: end.max(layout::HIGH_MEMORY).next_multiple_of(ALIGNMENT),
             first_memslot: ram.boot.len() as u32,
@@ -94,11 +91,8 @@ impl Region {
         let mapped = match slot {
             Some(mapped) => mapped.clone(),
             None => {
-                let offset = number as u64 * SLOT_BYTES;
-                let start = GuestAddress(self.start + offset);
-                let place = self.file_offset + offset;
-                let mapped = map(&self.file, place, start, SLOT_BYTES as usize, self.huge_pages)?;
-                slot.insert(mapped).clone()
+                let start = GuestAddress(self.start + number as u64 * SLOT_BYTES);
+                slot.insert(map(start, SLOT_BYTES as usize, self.huge_pages)?).clone()
             }
         };
         let before = self.memory.memory().into_inner();
@@ -131,12 +125,22 @@ impl Region {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner).replace(memory);
     }
 
-    /// Gives the host back the pages of `bytes` bytes from `offset` of the region on; they read as zeroes then.
+    /// Gives the host back the pages of a range of the region; they read as zeroes then.
     ///
     /// # Errors
     /// [`HotplugError::Discard`].
-    pub fn discard(&self, offset: u64, bytes: u64) -> Result<(), HotplugError> {
-        const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        Ok(sys::fallocate(self.file.as_fd(), PUNCH, self.file_offset + offset, bytes)?)
+    pub fn discard(&self, range: Range<u64>) -> Result<(), HotplugError> {
+        for (mapped, start) in self.slots.iter().zip((0..).step_by(SLOT_BYTES as usize)) {
+            // What was never mapped has no pages.
+            let Some(mapped) = mapped else { continue };
+            let part = range.start.max(start)..range.end.min(start + SLOT_BYTES);
+            if part.is_empty() {
+                continue;
+            }
+            let at = MemoryRegionAddress(part.start - start);
+            let slice = mapped.region().get_slice(at, (part.end - part.start) as usize);
+            sys::discard(&slice.map_err(io::Error::other)?)?;
+        }
+        Ok(())
     }
 }

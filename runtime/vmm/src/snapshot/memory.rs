@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
+use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
 
 /// Bytes of a page, the least that is written.
 pub const PAGE: usize = 4096;
@@ -17,8 +18,43 @@ const MAGIC: [u8; 8] = *b"HUSKMEM\x01";
 /// SHA-256.
 pub type MemoryDigest = [u8; 32];
 
-/// Calls `each` with the offset and the bytes of every page below `bytes` that is not zero.
-fn pages(file: &File, bytes: u64, mut each: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
+/// Calls `each` with the offset and the bytes of every page of `chunk` that is not zero; the chunk begins at `offset`.
+fn pages(chunk: &[u8], offset: u64, mut each: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
+    for (page, at) in chunk.chunks(PAGE).zip((offset..).step_by(PAGE)) {
+        if page.iter().any(|byte| *byte != 0) {
+            each(at, page)?;
+        }
+    }
+    Ok(())
+}
+
+/// The same of all of `memory`, the offset being that of the bytes in front.
+fn pages_of_memory(
+    memory: &GuestMemoryMmap,
+    mut each: impl FnMut(u64, &[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    let mut offset = 0;
+    for region in memory.iter() {
+        let mut address = 0;
+        while address < region.len() {
+            let room = buffer.len().min(usize::try_from(region.len() - address).unwrap_or(usize::MAX));
+            let chunk = &mut buffer[..room];
+            region.read_slice(chunk, MemoryRegionAddress(address)).map_err(io::Error::other)?;
+            pages(chunk, offset + address, &mut each)?;
+            address += room as u64;
+        }
+        offset += region.len();
+    }
+    Ok(())
+}
+
+/// The same of the first `bytes` bytes of `file`.
+fn pages_of_file(
+    file: &File,
+    bytes: u64,
+    mut each: impl FnMut(u64, &[u8]) -> io::Result<()>,
+) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     let mut offset = 0;
     while offset < bytes {
@@ -34,11 +70,7 @@ fn pages(file: &File, bytes: u64, mut each: impl FnMut(u64, &[u8]) -> io::Result
             let room = buffer.len().min(usize::try_from(bytes - offset).unwrap_or(usize::MAX));
             let chunk = &mut buffer[..room];
             file.read_exact_at(chunk, offset)?;
-            for (page, at) in chunk.chunks(PAGE).zip((offset..).step_by(PAGE)) {
-                if page.iter().any(|byte| *byte != 0) {
-                    each(at, page)?;
-                }
-            }
+            pages(chunk, offset, &mut each)?;
             offset += room as u64;
         }
     }
@@ -62,17 +94,18 @@ impl Sum {
     }
 }
 
-/// Writes the first `bytes` bytes of `source` to the empty file `to`; answers their digest.
+/// Writes `memory`, all that the guest has, to the empty file `to`; answers its digest.
 ///
 /// # Errors
 /// What the system says.
-pub fn write(source: &File, bytes: u64, to: &File) -> io::Result<MemoryDigest> {
+pub fn write(memory: &GuestMemoryMmap, to: &File) -> io::Result<MemoryDigest> {
     if to.metadata()?.len() != 0 {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file is not empty"));
     }
+    let bytes = memory.iter().map(GuestMemoryRegion::len).sum();
     to.set_len(bytes)?;
     let mut sum = Sum::new();
-    pages(source, bytes, |offset, page| {
+    pages_of_memory(memory, |offset, page| {
         sum.page(offset, page);
         to.write_all_at(page, offset)
     })?;
@@ -109,7 +142,7 @@ pub fn check(file: &File, bytes: u64, digest: &MemoryDigest, verify: bool) -> Re
     }
     if verify {
         let mut sum = Sum::new();
-        pages(file, bytes, |offset, page| {
+        pages_of_file(file, bytes, |offset, page| {
             sum.page(offset, page);
             Ok(())
         })

@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
+use vm_memory::GuestMemoryMmap;
 
 use crate::config::{RestoreConfig, VmConfig};
 use crate::mmio_bus::MmioBus;
@@ -122,8 +123,8 @@ pub struct Saver {
     pub mmio: Arc<MmioBus>,
     /// The console's.
     pub ports: Arc<Ports>,
-    /// What the guest has booted with is at its beginning; none for a clone.
-    pub memory: Option<Arc<File>>,
+    /// What the guest has booted with; none for a clone.
+    pub memory: Option<Arc<GuestMemoryMmap>>,
     /// What the VM is.
     pub shape: Shape,
     /// Whether it may be saved.
@@ -146,7 +147,7 @@ impl Saver {
         state_file: OwnedFd,
         memory_file: OwnedFd,
     ) -> Result<(), SnapshotError> {
-        let source = self.memory.as_ref().ok_or(SnapshotError::Clone)?;
+        let memory = self.memory.as_ref().ok_or(SnapshotError::Clone)?;
         if !self.savable {
             return Err(SnapshotError::NotSavable);
         }
@@ -155,8 +156,7 @@ impl Saver {
         let irq_chips = IrqChips::save(&self.vm)?;
         let vcpus = vcpus.map(|vcpu| VcpuState::save(&vcpu, &self.msrs)).collect::<Result<Vec<_>, _>>()?;
         let clock = self.vm.get_clock().map_err(SnapshotError::kvm("reading the clock"))?;
-        let bytes = self.shape.memory_bytes();
-        let digest = memory::write(source, bytes, &File::from(memory_file))
+        let digest = memory::write(memory, &File::from(memory_file))
             .map_err(|source| SnapshotError::Write { what: "memory", source })?;
         let state = State {
             shape: self.shape.clone(),

@@ -3,26 +3,28 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use kvm_bindings::kvm_cpuid_entry2;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::memory::{self, PAGE};
 use super::state::{State, StateError, check_cpuid, frame, unframe};
 
 const BYTES: u64 = 1 << 20;
 
-/// A file with two pages that are not zero, and holes.
-fn source() -> File {
-    let file = tempfile::tempfile().unwrap();
-    file.set_len(BYTES).unwrap();
-    file.write_all_at(&[1; PAGE], 3 * PAGE as u64).unwrap();
+/// Memory in two parts, in each of which a page is not zero.
+fn source() -> GuestMemoryMmap {
+    let half = (BYTES / 2) as usize;
+    let memory =
+        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), half), (GuestAddress(4 << 30), half)]).unwrap();
+    memory.write_slice(&[1; PAGE], GuestAddress(3 * PAGE as u64)).unwrap();
     // Written, and zero all the same.
-    file.write_all_at(&[0; PAGE], 9 * PAGE as u64).unwrap();
-    file.write_all_at(&[2], BYTES - 1).unwrap();
-    file
+    memory.write_slice(&[0; PAGE], GuestAddress(9 * PAGE as u64)).unwrap();
+    memory.write_slice(&[2], GuestAddress((4 << 30) + BYTES / 2 - 1)).unwrap();
+    memory
 }
 
 fn written() -> (File, [u8; 32]) {
     let to = tempfile::tempfile().unwrap();
-    let digest = memory::write(&source(), BYTES, &to).unwrap();
+    let digest = memory::write(&source(), &to).unwrap();
     (to, digest)
 }
 
@@ -30,12 +32,14 @@ fn written() -> (File, [u8; 32]) {
 fn memory_is_written_with_holes_and_read_back() {
     let (to, digest) = written();
     memory::check(&to, BYTES, &digest, true).unwrap();
-    let (mut was, mut is) = (vec![0; BYTES as usize], vec![0; BYTES as usize]);
-    source().read_exact_at(&mut was, 0).unwrap();
+    let mut is = vec![0; BYTES as usize];
     to.read_exact_at(&mut is, 0).unwrap();
+    let mut was = vec![0; BYTES as usize];
+    was[3 * PAGE..4 * PAGE].fill(1);
+    was[BYTES as usize - 1] = 2;
     assert!(was == is);
     assert!(to.metadata().unwrap().blocks() * 512 <= 4 * PAGE as u64);
-    assert!(memory::write(&source(), BYTES, &to).is_err(), "it is not empty");
+    assert!(memory::write(&source(), &to).is_err(), "it is not empty");
 }
 
 #[test]

@@ -54,13 +54,6 @@ impl Mapped {
     }
 }
 
-/// Asks for huge pages behind a region; the host may have none for it.
-pub fn prefer_huge_pages(region: &GuestRegionMmap) {
-    // SAFETY: the range is the region's own mapping, which lives as long as the borrow, and the advice changes
-    // nothing about its content.
-    unsafe { libc::madvise(region.as_ptr().cast(), region.len() as usize, libc::MADV_HUGEPAGE) };
-}
-
 /// Sets a vCPU's extended state.
 ///
 /// # Errors

@@ -117,7 +117,7 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
         msrs: machine.msrs()?,
         mmio: Arc::clone(&mmio),
         ports: Arc::clone(&ports),
-        memory: saved.is_none().then(|| ram.file()),
+        memory: saved.is_none().then(|| memory.into_inner()),
         shape: Saver::shape(config),
         savable: config.savable,
     };
@@ -147,10 +147,9 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
 }
 
 fn ram(config: &VmConfig, saved: Option<&Snapshot>) -> Result<Ram, VmError> {
-    let hotplug_mib = config.hotplug.as_ref().map_or(0, |hotplug| hotplug.limit_mib);
     Ok(match saved {
-        Some(saved) => Ram::restored(saved.memory()?, config.memory_mib, hotplug_mib)?,
-        None => Ram::new(config.memory_mib, hotplug_mib, config.huge_pages)?,
+        Some(saved) => Ram::restored(saved.memory()?, config.memory_mib)?,
+        None => Ram::new(config.memory_mib, config.huge_pages)?,
     })
 }
 

@@ -37,7 +37,7 @@ fn has(machine: &Machine, expected: RangeInclusive<u32>) {
 /// What the VMM's process has of the host's memory, MiB.
 fn resident_mib(machine: &Machine) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", machine.process.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssShmem:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() >> 10
 }
 

@@ -33,7 +33,7 @@ impl Backing for Logged {
     }
 
     fn discard(&mut self, bytes: Range<u64>) {
-        let outcome = self.region.discard(bytes.start, bytes.end - bytes.start);
+        let outcome = self.region.discard(bytes);
         self.done("discarding", outcome);
     }
 }
