@@ -37,6 +37,9 @@ pub enum Error {
     /// It took too long.
     #[error("{0}")]
     Deadline(String),
+    /// Who asked for it does not wait for it any more.
+    #[error("{0}")]
+    Cancelled(String),
     /// husk does not do that.
     #[error("{0}")]
     Unsupported(String),

@@ -1,17 +1,21 @@
 //! `husk serve` with directories of its own.
 
 use std::fs::{self, OpenOptions};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use husk_proto::cri;
+use nix::sys::signal::Signal;
 
 use crate::{Client, Cni, Paths, entries, wait_for};
 
 /// How long the daemon may take to answer after its start.
 const START_LIMIT: Duration = Duration::from_secs(120);
+/// How long it may take to come to the failpoint that ends it.
+const KILL_LIMIT: Duration = Duration::from_secs(60);
 
 /// The registries whose images the tests' own has: the default one, and those of critest.
 const MIRRORED: [&str; 4] = ["docker.io", "registry.k8s.io", "k8s.gcr.io", "gcr.io"];
@@ -97,13 +101,39 @@ impl Daemon {
         self.start_as(Command::new(&self.program)).await;
     }
 
+    /// Starts it with its failpoints as `plan` says ([`husk_failpoint`]). False if it has ended before it could answer.
+    pub async fn start_with_failpoint(&self, plan: &str) -> bool {
+        let mut command = Command::new(&self.program);
+        command.env(husk_failpoint::VARIABLE, plan);
+        self.spawn(command);
+        self.answers().await
+    }
+
+    /// Waits until it has ended by SIGKILL.
+    ///
+    /// # Panics
+    /// When it lives on, or ends otherwise.
+    pub async fn killed(&self) {
+        let status = wait_for("the daemon's end", KILL_LIMIT, || async {
+            self.child().as_mut().expect("it was started").try_wait().expect("wait for the daemon")
+        })
+        .await;
+        assert_eq!(status.signal(), Some(Signal::SIGKILL as i32), "{status}:\n{}", self.log_tail());
+        self.child().take();
+    }
+
     /// As [`Daemon::start`], through another program that takes `husk`'s own command line as its arguments.
     pub async fn start_under(&self, mut wrapper: Command) {
         wrapper.arg(&self.program);
         self.start_as(wrapper).await;
     }
 
-    async fn start_as(&self, mut command: Command) {
+    async fn start_as(&self, command: Command) {
+        self.spawn(command);
+        assert!(self.answers().await, "the daemon ended at once:\n{}", self.log_tail());
+    }
+
+    fn spawn(&self, mut command: Command) {
         let log =
             OpenOptions::new().create(true).append(true).open(&self.log).expect("open the daemon's log");
         let child = command
@@ -115,15 +145,23 @@ impl Daemon {
             .spawn()
             .unwrap_or_else(|e| panic!("cannot start {}: {e}", self.program.display()));
         *self.child() = Some(child);
+    }
+
+    /// Waits for its first answer; false if it ends before that.
+    async fn answers(&self) -> bool {
         let client = self.client();
         wait_for("the daemon's first answer", START_LIMIT, || {
             let ended =
                 self.child().as_mut().and_then(|child| child.try_wait().expect("wait for the daemon"));
-            assert!(ended.is_none(), "the daemon ended at once ({ended:?}):\n{}", self.log_tail());
             let mut runtime = client.runtime();
-            async move { runtime.version(cri::VersionRequest::default()).await.ok() }
+            async move {
+                match ended {
+                    Some(_) => Some(false),
+                    None => runtime.version(cri::VersionRequest::default()).await.ok().map(|_| true),
+                }
+            }
         })
-        .await;
+        .await
     }
 
     /// Where it keeps templates: a directory for each build.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use husk_failpoint::reach;
+
 use super::pins::Wanted;
 use super::{Image, ImageStore, Inner, Usage};
 use crate::error::Result;
@@ -74,6 +76,7 @@ impl Inner {
             return Ok(());
         }
         self.index.delete(images, layers)?;
+        reach(format_args!("forgot images"));
         for id in images {
             self.files.discard(&self.files.image(id)?)?;
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use husk_failpoint::reach;
 use oci_spec::image::{Descriptor, ImageManifest};
 
 use super::Inner;
@@ -89,8 +90,11 @@ impl Inner {
         scratch.sync()?;
         let _unchanged = self.pins.lock();
         if self.index.layer(diff_id)?.is_none() {
+            reach(format_args!("converted a layer"));
             scratch.publish(&self.files, &self.files.layer(diff_id)?)?;
+            reach(format_args!("published a layer"));
             self.index.put_layer(diff_id, &record)?;
+            reach(format_args!("recorded a layer"));
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use husk_failpoint::reach;
 use oci_spec::image::ImageManifest;
 use sha2::{Digest, Sha256};
 
@@ -140,11 +141,15 @@ impl Inner {
         let record = match self.index.image(id)? {
             Some(known) => known,
             None => {
+                reach(format_args!("made an image"));
                 scratch.publish(&self.files, &self.files.image(id)?)?;
+                reach(format_args!("published an image"));
                 made
             }
         };
-        self.index.put_image(id, &record, names)
+        self.index.put_image(id, &record, names)?;
+        reach(format_args!("recorded an image"));
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 use husk_proto::cri;
 
 use super::node;
+use crate::caller::Caller;
 use crate::config::Config;
 use crate::container::PARTITION;
 use crate::error::{Error, Result};
@@ -53,7 +54,7 @@ impl Run {
         let image = self.fetch(&node).await?;
         steps.done("fetch and convert the image");
         let logs = node.config.run.join("logs");
-        let pod = node.run_sandbox(pod_config(&logs), String::new()).await?;
+        let pod = node.run_sandbox(pod_config(&logs), String::new(), &Caller::patient()).await?;
         steps.done("boot the pod");
         let outcome = self.in_pod(&node, &pod, image, &logs, &mut steps).await;
         node.remove_sandbox(&pod).await?;
@@ -93,7 +94,7 @@ impl Run {
             annotations: self.partition.iter().map(|name| (PARTITION.to_owned(), name.clone())).collect(),
             ..Default::default()
         };
-        let id = node.create_container(pod, config).await?;
+        let id = node.create_container(pod, config, &Caller::patient()).await?;
         steps.done("create the container");
         node.start_container(&id).await?;
         steps.done("start it");

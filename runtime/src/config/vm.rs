@@ -38,6 +38,8 @@ pub struct VmDefaults {
     pub scratch_max_mib: u64,
     /// How long a guest may take from start to a listening agent, seconds.
     pub boot_timeout_secs: u64,
+    /// Seconds after which a guest is ended whose agent does not answer; 0: never.
+    pub agent_timeout_secs: u64,
     /// The most requests of a pod to its disks, each second; 0: as many as the host can do.
     pub disk_operations: u64,
     /// The most bytes that a pod reads from and writes to its disks, each second; 0 as above.
@@ -92,6 +94,7 @@ impl Default for VmDefaults {
             scratch_mib: 10 << 10,
             scratch_max_mib: 0,
             boot_timeout_secs: 60,
+            agent_timeout_secs: 30,
             disk_operations: 0,
             disk_bytes: 0,
             net_rx_bytes: 0,

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use husk_failpoint::reach;
 use husk_proto::agent::create_container_request;
 use husk_proto::{agent, cri};
 use husk_vmm::config::slot_serial;
 
 use super::volumes::Volumes;
 use super::{device, disk, log_path, spec};
+use crate::caller::Caller;
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::node::{Container, Live, Node, Pod, new_id, now_nanos};
@@ -15,11 +17,13 @@ use crate::sandbox::{Beyond, namespaces};
 use crate::store::{ContainerRecord, Phase};
 
 impl Node {
-    /// Makes a container ready to be started and answers its id.
+    /// Makes a container ready to be started and answers its id. When the caller goes away meanwhile, nothing is left of
+    /// it.
     pub async fn create_container(
         self: &Arc<Self>,
         sandbox_id: &str,
         config: cri::ContainerConfig,
+        caller: &Caller,
     ) -> Result<String> {
         let pod = self.pod(sandbox_id)?;
         let live = pod.live().await?;
@@ -71,14 +75,16 @@ impl Node {
         let _changing = container.changing.lock().await;
         let made = async {
             self.make_room(&pod, &live, None, Beyond::Capped).await?;
-            self.create_in_guest(&pod, &live, &container, request, rootfs, &volumes).await
+            caller.is_there()?;
+            self.create_in_guest(&pod, &live, &container, request, rootfs, &volumes).await?;
+            caller.is_there()
         };
         match made.await {
             Ok(()) => Ok(container.id.clone()),
             Err(error) => {
                 // The guest may have come further than its answer.
                 let delete = agent::DeleteContainerRequest { id: container.id.clone() };
-                let _ = live.guest.clone().delete_container(guest::request(delete)).await;
+                let _ = guest::call(live.guest.clone().delete_container(guest::request(delete))).await;
                 if let Err(e) = live.volumes.lock().await.remove(&container.id) {
                     tracing::error!(container = container.id, "after a failed creation: {e}");
                 }
@@ -132,18 +138,18 @@ impl Node {
             .await
             .add(&self.config.volumes, &self.cgroups, &live.vm, &container.id, &volumes.host, watch)
             .await?;
+        reach(format_args!("made a container's volumes"));
         let (image, media) = self.take_media(live, container).await?;
+        reach(format_args!("attached a container's disks"));
         rootfs.image_serial = slot_serial(image);
         request.rootfs = Some(rootfs);
         request.guest_volumes = volumes.guest.iter().map(|volume| volume.request(&media)).collect();
-        let answer = live
-            .guest
-            .clone()
-            .create_container(guest::request(request))
+        let answer = guest::call(live.guest.clone().create_container(guest::request(request)))
             .await
             .map_err(|status| guest::refusal("the guest could not make the container", status))?;
+        reach(format_args!("made a container in the guest"));
         self.update_container(container, |record| {
-            record.user = answer.into_inner().user;
+            record.user = answer.user;
             record.phase = Phase::Created.into();
         })
     }

@@ -51,7 +51,7 @@ impl ExecProcess {
         };
         // Before the call: a client that goes away while it is under way must not leave a command behind.
         let mut process = ExecProcess { agent, id, ended: false };
-        if let Err(status) = process.agent.exec(guest::request(request)).await {
+        if let Err(status) = guest::call(process.agent.exec(guest::request(request))).await {
             // What the agent has refused does not run.
             process.ended =
                 !super::logger::is_break(&status) && status.code() != tonic::Code::DeadlineExceeded;
@@ -109,12 +109,12 @@ pub fn lost(status: tonic::Status) -> Error {
 
 async fn kill(agent: &mut Guest, process: &agent::ProcessId) {
     let signal = agent::SignalRequest { process: Some(process.clone()), signal: 9, all: false };
-    let _ = agent.signal(guest::request(signal)).await;
+    let _ = guest::call(agent.signal(guest::request(signal))).await;
     let wait = agent::WaitRequest { process: Some(process.clone()) };
-    let _ = agent.wait(guest::request(wait)).await;
+    let _ = guest::call(agent.wait(guest::request(wait))).await;
 }
 
 async fn forget(agent: &mut Guest, process: &agent::ProcessId) {
     let delete = agent::DeleteProcessRequest { process: Some(process.clone()) };
-    let _ = agent.delete_process(guest::request(delete)).await;
+    let _ = guest::call(agent.delete_process(guest::request(delete))).await;
 }

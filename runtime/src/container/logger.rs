@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use husk_failpoint::reach;
 use husk_proto::agent;
 use tokio::sync::{mpsc, oneshot};
 
@@ -197,9 +198,11 @@ impl Writer {
         {
             tracing::error!(container = self.container.id, "the log's journal: {e}");
         }
+        reach(format_args!("wrote down what a log will have"));
         if let Err(e) = self.sink.append(lines) {
             tracing::error!(container = self.container.id, "output is lost: {e}");
         }
+        reach(format_args!("wrote to a log"));
     }
 }
 

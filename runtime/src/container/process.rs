@@ -66,7 +66,7 @@ impl ProcessInput {
     /// Sets the terminal's size.
     pub async fn resize(&self, size: TerminalSize) -> Result<()> {
         let request = agent::ResizeTerminalRequest { process: Some(self.id.clone()), size: Some(size) };
-        let resized = self.agent.clone().resize_terminal(guest::request(request)).await;
+        let resized = guest::call(self.agent.clone().resize_terminal(guest::request(request))).await;
         resized.map(drop).map_err(|status| guest::refusal("setting the terminal's size", status))
     }
 }

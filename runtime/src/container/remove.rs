@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use husk_failpoint::reach;
 use husk_proto::agent;
 
 use crate::error::{Error, Result};
@@ -27,13 +28,13 @@ impl Node {
         };
         if let Some(live) = &live {
             let request = guest::request(agent::DeleteContainerRequest { id: container.id.clone() });
-            live.guest
-                .clone()
-                .delete_container(request)
+            guest::call(live.guest.clone().delete_container(request))
                 .await
                 .map_err(|status| guest::refusal("the guest could not delete the container", status))?;
+            reach(format_args!("deleted a container in the guest"));
             live.volumes.lock().await.remove(&container.id)?;
             self.release_media(live, &container).await;
+            reach(format_args!("took back a container's disks"));
         }
         let _ = std::fs::remove_file(self.log_journal(&container.record().sandbox_id, &container.id));
         self.forget_container(&container.id)?;

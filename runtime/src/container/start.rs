@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use husk_failpoint::reach;
 use husk_proto::agent;
 
 use super::Logger;
@@ -33,11 +34,12 @@ impl Node {
         Logger::check(self, &record)?;
         let mut agent = live.guest.clone();
         let request = guest::request(agent::StartContainerRequest { id: container.id.clone() });
-        if let Err(status) = agent.start_container(request).await {
+        if let Err(status) = guest::call(agent.start_container(request)).await {
             let error = guest::refusal("the container could not be started", status);
             self.record_exit(&container, 128, "StartError", &error.to_string())?;
             return Err(error);
         }
+        reach(format_args!("started a container in the guest"));
         self.update_container(&container, |record| {
             record.started_at = now_nanos();
             record.phase = Phase::Running.into();
@@ -69,7 +71,7 @@ impl Node {
                         (false, 0) => "Completed",
                         (false, _) => "Error",
                     };
-                    node.record_exit(&container, code, reason, "")
+                    node.record_exit_at(&container, exit.time_nanos, code, reason, "")
                 }
             };
             if let Err(e) = recorded {
@@ -81,12 +83,25 @@ impl Node {
 
     /// Marks a container exited, once.
     pub fn record_exit(&self, container: &Container, code: i32, reason: &str, message: &str) -> Result<()> {
+        self.record_exit_at(container, now_nanos(), code, reason, message)
+    }
+
+    /// The same when the guest says when it was, nanoseconds since the Unix epoch: it may be long ago, where no daemon was
+    /// there to see it. A guest whose clock is wrong, or who lies, is believed within the container's own life.
+    fn record_exit_at(
+        &self,
+        container: &Container,
+        at: i64,
+        code: i32,
+        reason: &str,
+        message: &str,
+    ) -> Result<()> {
         self.update_container(container, |record| {
             if record.phase() >= Phase::Stopped {
                 return;
             }
             record.phase = Phase::Stopped.into();
-            record.finished_at = now_nanos();
+            record.finished_at = at.min(now_nanos()).max(record.started_at);
             record.exit_code = code;
             record.reason = reason.into();
             record.message = message.into();

@@ -53,7 +53,7 @@ impl Node {
             return Ok(());
         };
         let request = agent::SignalRequest { process: Some(process(&container.id)), signal, all };
-        match live.guest.clone().signal(guest::request(request)).await {
+        match guest::call(live.guest.clone().signal(guest::request(request))).await {
             Ok(_) => Ok(()),
             Err(status) if status.code() == tonic::Code::NotFound => Ok(()),
             Err(status) => Err(guest::refusal("cannot send the signal", status)),

@@ -38,7 +38,7 @@ impl Node {
         let live = pod.live().await?;
         self.make_room(&pod, &live, Some((&container.id, &all)), Beyond::Refused).await?;
         let request = agent::UpdateContainerRequest { id: container.id.clone(), oci_resources };
-        let answer = live.guest.clone().update_container(guest::request(request)).await;
+        let answer = guest::call(live.guest.clone().update_container(guest::request(request))).await;
         let updated = answer
             .map_err(|status| guest::refusal("the guest could not change the limits", status))
             .and_then(|_| self.note_limits(&container, first, all));

@@ -16,6 +16,7 @@ impl From<Error> for Status {
             Error::Unavailable(_) => Code::Unavailable,
             Error::Exhausted(_) => Code::ResourceExhausted,
             Error::Deadline(_) => Code::DeadlineExceeded,
+            Error::Cancelled(_) => Code::Cancelled,
             Error::Unsupported(_) => Code::Unimplemented,
             Error::Denied(_) => Code::PermissionDenied,
             Error::Internal(_) => Code::Internal,

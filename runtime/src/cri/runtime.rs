@@ -9,6 +9,7 @@ use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::{checkpoint, chunks, events, list, metrics, pod_stats, stats, view};
+use crate::caller::Caller;
 use crate::cgroup;
 use crate::config::CgroupDriver;
 use crate::node::{Node, lock, now_nanos};
@@ -35,6 +36,15 @@ async fn detached<T: Send + 'static>(
         Ok(result) => result.map_err(Status::from),
         Err(e) => Err(Status::internal(format!("the operation failed: {e}"))),
     }
+}
+
+/// The same of an operation that is undone when the client goes away.
+async fn for_caller<T: Send + 'static, W>(work: impl FnOnce(Caller) -> W) -> Result<T, Status>
+where
+    W: Future<Output = crate::error::Result<T>> + Send + 'static,
+{
+    let (_waiting, caller) = Caller::new();
+    detached(work(caller)).await
 }
 
 #[tonic::async_trait]
@@ -82,7 +92,8 @@ impl RuntimeService for Runtime {
         let (node, request) = (self.0.clone(), request.into_inner());
         let config = request.config.ok_or_else(|| Status::invalid_argument("config is missing"))?;
         let handler = request.runtime_handler;
-        let pod_sandbox_id = detached(async move { node.run_sandbox(config, handler).await }).await?;
+        let pod_sandbox_id =
+            for_caller(|caller| async move { node.run_sandbox(config, handler, &caller).await }).await?;
         ok(cri::RunPodSandboxResponse { pod_sandbox_id })
     }
 
@@ -155,7 +166,9 @@ impl RuntimeService for Runtime {
         let (node, request) = (self.0.clone(), request.into_inner());
         let config = request.config.ok_or_else(|| Status::invalid_argument("config is missing"))?;
         let sandbox = request.pod_sandbox_id;
-        let container_id = detached(async move { node.create_container(&sandbox, config).await }).await?;
+        let container_id =
+            for_caller(|caller| async move { node.create_container(&sandbox, config, &caller).await })
+                .await?;
         ok(cri::CreateContainerResponse { container_id })
     }
 

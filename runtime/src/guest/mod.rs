@@ -65,6 +65,23 @@ pub fn request<T>(message: T) -> tonic::Request<T> {
     request
 }
 
+/// Waits for the answer to such a request. The deadline holds for all of it: the library's own ends with the answer's
+/// first bytes.
+///
+/// # Errors
+/// What the agent says, or DEADLINE_EXCEEDED.
+pub async fn call<T>(
+    answer: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, tonic::Status> {
+    match tokio::time::timeout(CALL_TIMEOUT, answer).await {
+        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Err(_) => Err(tonic::Status::deadline_exceeded(format!(
+            "the guest's agent did not answer within {} s",
+            CALL_TIMEOUT.as_secs()
+        ))),
+    }
+}
+
 /// What an agent's refusal means to husk's caller. Its text comes from the guest: it is cut, and has nothing in it that
 /// would begin a line of a log or command a terminal.
 pub fn refusal(what: &str, status: tonic::Status) -> Error {

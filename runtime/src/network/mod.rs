@@ -27,6 +27,8 @@ pub use types::{
     Dns, GuestInterface, GuestRoute, NetworkConfig, PodNetworkRequest, PodNetworkSetup, PortMapping, Protocol,
 };
 
+use husk_failpoint::reach;
+
 use cni::{Attachment, cache};
 use facts::Facts;
 
@@ -123,6 +125,7 @@ impl PodNetwork {
         };
         let record = cache::Record::new(attachment, list);
         self.cache.create(&record)?;
+        reach(format_args!("recorded a network that is wanted"));
         match self.build(record).await {
             Ok(setup) => Ok(setup),
             Err(error) => {
@@ -138,9 +141,11 @@ impl PodNetwork {
     async fn build(&self, mut record: cache::Record) -> Result<PodNetworkSetup, NetworkError> {
         let path = record.attachment.netns.clone();
         netns::create(&path).await?;
+        reach(format_args!("made a network namespace"));
         netns::run(&path, |netlink| async move { facts::bring_up_loopback(&netlink).await }).await?;
         let value = self.cni.add(&record.list, &record.attachment).await?;
         let result = cni::result::CniResult::parse(&value, record.list.last_plugin())?;
+        reach(format_args!("ran the network plugins' ADD"));
         record.result = Some(value);
         self.cache.update(&record)?;
 
@@ -178,7 +183,9 @@ impl PodNetwork {
             record.attachment.netns = PathBuf::new();
         }
         self.cni.del(&record.list, &record.attachment, record.result.as_ref()).await?;
+        reach(format_args!("ran the network plugins' DEL"));
         netns::remove(&path).await?;
+        reach(format_args!("removed a network namespace"));
         self.cache.remove(sandbox_id)
     }
 

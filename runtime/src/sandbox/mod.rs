@@ -1,5 +1,6 @@
 //! The life of a pod: one file an operation.
 
+mod health;
 pub mod namespaces;
 mod port;
 mod recover;
@@ -20,6 +21,8 @@ pub use size::Size;
 use std::path::Path;
 use std::sync::Arc;
 
+use husk_failpoint::reach;
+
 use crate::cgroup::Cgroups;
 use crate::error::{Error, Result};
 use crate::events::Kind;
@@ -39,6 +42,7 @@ async fn tear_down(node: &Arc<Node>, pod: &Pod) -> Result<()> {
     let was_ready = vm.is_some() && pod.record().phase() != Phase::Creating;
     if let Some(vm) = vm {
         vm.stop().await;
+        reach(format_args!("ended a sandbox's VM"));
     }
     for container in node.containers_of(&pod.id) {
         if container.record().phase() == Phase::Running {
@@ -50,8 +54,10 @@ async fn tear_down(node: &Arc<Node>, pod: &Pod) -> Result<()> {
     }
     if let Some(network) = &node.network {
         network.teardown(&pod.id).await?;
+        reach(format_args!("released a sandbox's network"));
     }
     remove_pod_dir(&node.cgroups, &node.pod_dir(&pod.id)).await?;
+    reach(format_args!("removed a sandbox's directory"));
     let scratch = node.scratch_path(&pod.id);
     absent(std::fs::remove_file(&scratch)).map_err(|e| Error::io("remove", &scratch, e))
 }

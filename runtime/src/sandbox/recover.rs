@@ -72,11 +72,10 @@ impl Node {
     /// Connects to the agent of a VM that was running already and asks what it has.
     async fn reach(&self, vm: &Vm) -> Result<(Guest, HashMap<String, ProcessState>)> {
         let mut agent = guest::connect(&vm.vsock()).await?;
-        let listed = agent
-            .list_containers(guest::request(agent::ListContainersRequest {}))
+        let listed = guest::call(agent.list_containers(guest::request(agent::ListContainersRequest {})))
             .await
             .map_err(|status| guest::refusal("the guest does not list its containers", status))?;
-        let states = listed.into_inner().containers.into_iter().map(|c| (c.id.clone(), c.state())).collect();
+        let states = listed.containers.into_iter().map(|c| (c.id.clone(), c.state())).collect();
         Ok((agent, states))
     }
 
@@ -93,7 +92,7 @@ impl Node {
         let known: HashSet<&str> = containers.iter().map(|container| container.id.as_str()).collect();
         for id in states.keys().filter(|id| !known.contains(id.as_str())) {
             let delete = agent::DeleteContainerRequest { id: id.clone() };
-            if let Err(status) = agent.clone().delete_container(guest::request(delete)).await {
+            if let Err(status) = guest::call(agent.clone().delete_container(guest::request(delete))).await {
                 tracing::warn!(sandbox = pod.id, "cannot delete a half-made container: {}", status.code());
             }
         }
@@ -122,6 +121,7 @@ impl Node {
         let volumes = Arc::new(tokio::sync::Mutex::new(volumes));
         *pod.live.write().await =
             Some(Live { vm: vm.clone(), guest: agent.clone(), slots, volumes, size: Default::default() });
+        self.watch_agent(pod.clone(), vm.clone(), agent.clone());
         self.watch(pod.clone(), vm);
         for container in containers {
             let phase = container.record().phase();

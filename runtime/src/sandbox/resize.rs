@@ -142,9 +142,8 @@ impl Node {
 pub(super) async fn make_use(mut guest: Guest, size: Size) -> Result<()> {
     let Size { vcpus, memory_mib, huge_mib } = size;
     let request = agent::ResizeRequest { cpus: vcpus.into(), memory_mib, huge_mib };
-    let answer = guest.resize(guest::request(request)).await;
-    let answer =
-        answer.map_err(|status| guest::refusal("the guest could not be resized", status))?.into_inner();
+    let answer = guest::call(guest.resize(guest::request(request))).await;
+    let answer = answer.map_err(|status| guest::refusal("the guest could not be resized", status))?;
     if answer.cpus < vcpus.into() || answer.memory_mib < memory_mib || answer.huge_mib < huge_mib {
         return Err(Error::Unavailable(format!(
             "the pod's guest uses {} CPUs of {vcpus}, {} MiB of {memory_mib} MiB of memory and {} MiB of {huge_mib} MiB of \

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use husk_failpoint::reach;
 use husk_proto::{agent, cri};
 use husk_vmm::config::slot_serial;
 
@@ -10,6 +11,7 @@ use super::resize::make_use;
 use super::size::{Room, Size};
 use super::start::Started;
 use super::{HOST_MIB, namespaces, resolv, scratch, tear_down};
+use crate::caller::Caller;
 use crate::cgroup::CgroupPath;
 use crate::error::{Error, Result};
 use crate::events::Kind;
@@ -24,11 +26,12 @@ use crate::volume::Volumes;
 const PLUG_LIMIT: Duration = Duration::from_secs(10);
 
 impl Node {
-    /// Boots a pod and answers its id.
+    /// Boots a pod and answers its id. When the caller goes away meanwhile, nothing is left of it.
     pub async fn run_sandbox(
         self: &Arc<Self>,
         config: cri::PodSandboxConfig,
         handler: String,
+        caller: &Caller,
     ) -> Result<String> {
         validate(&config)?;
         self.config.handler(&handler)?;
@@ -59,7 +62,11 @@ impl Node {
         })?;
         let _changing = pod.changing.lock().await;
         self.tell_of_pod(&pod, Kind::Created);
-        match self.boot(&pod, cgroup).await {
+        let booted = tokio::select! {
+            booted = self.boot(&pod, cgroup) => booted,
+            () = caller.gone() => Err(Caller::cancelled()),
+        };
+        match booted {
             Ok(()) => Ok(pod.id.clone()),
             Err(error) => {
                 if let Err(e) = tear_down(self, &pod).await {
@@ -97,7 +104,9 @@ impl Node {
             }
         }
         let scratch_bytes = scratch::bytes(&config.annotations, defaults)?;
+        reach(format_args!("made a sandbox's cgroup"));
         let scratch = self.scratch.instantiate(&self.scratch_path(&pod.id), scratch_bytes)?;
+        reach(format_args!("made a sandbox's scratch disk"));
 
         let mut nets = Vec::new();
         let mut configure = agent::ConfigureSandboxRequest {
@@ -144,6 +153,7 @@ impl Node {
         })?;
         let Started { vm, mut guest, cloned, class } =
             self.start_vm(pod, defaults, size, room, &nets).await?;
+        reach(format_args!("started a sandbox's VM"));
         // The VMM has copies.
         drop(nets);
         let booted = begun.elapsed();
@@ -156,17 +166,18 @@ impl Node {
         .await?;
         configure.entropy = entropy()?;
         configure.time_nanos = now_nanos();
-        let (configured, got) = tokio::join!(guest.configure_sandbox(guest::request(configure)), async {
-            match memory_mib > size.boot_mib() {
-                // It has been asked for already, and is waited for here.
-                true => vm.resize(memory_mib, PLUG_LIMIT).await,
-                false => Ok(memory_mib),
-            }
-        });
-        let configured = configured
-            .map_err(|status| guest::refusal("the guest could not be configured", status))?
-            .into_inner();
+        let (configured, got) =
+            tokio::join!(guest::call(guest.configure_sandbox(guest::request(configure))), async {
+                match memory_mib > size.boot_mib() {
+                    // It has been asked for already, and is waited for here.
+                    true => vm.resize(memory_mib, PLUG_LIMIT).await,
+                    false => Ok(memory_mib),
+                }
+            });
+        let configured =
+            configured.map_err(|status| guest::refusal("the guest could not be configured", status))?;
         let got = got?;
+        reach(format_args!("configured a sandbox's guest"));
         if got < memory_mib {
             tracing::warn!(sandbox = pod.id, "the guest has {got} MiB of {memory_mib} MiB of memory yet");
         } else if memory_mib > size.boot_mib() || cloned && size.vcpus > 1 {
@@ -176,6 +187,7 @@ impl Node {
         let slots = Arc::new(tokio::sync::Mutex::new(Slots::new(defaults.block_slots)));
         let volumes = Arc::new(tokio::sync::Mutex::new(Volumes::new(&dir)));
         let size = Arc::new(tokio::sync::Mutex::new(Some(size)));
+        let asked = guest.clone();
         *pod.live.write().await = Some(Live { vm: vm.clone(), guest, slots, volumes, size });
         self.update_pod(pod, |record| {
             record.phase = Phase::Running.into();
@@ -183,6 +195,7 @@ impl Node {
             record.cloned = cloned;
         })?;
         self.tell_of_pod(pod, Kind::Started);
+        self.watch_agent(pod.clone(), vm.clone(), asked);
         self.watch(pod.clone(), vm);
         let ms = |d: std::time::Duration| d.as_millis() as u64;
         tracing::info!(

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use husk_failpoint::reach;
 use husk_vmm::config::RestoreConfig;
 
 use super::size::{Room, Size};
@@ -125,6 +126,7 @@ impl Node {
             savable: false,
         };
         let vm = Arc::new(Vm::start(defaults, spec)?);
+        reach(format_args!("started a sandbox's VMM"));
         *lock(&pod.vm) = Some(vm.clone());
         self.update_pod(pod, |record| {
             record.vmm_pid = vm.process.pid;

@@ -6,6 +6,7 @@ mod records;
 
 use std::path::Path;
 
+use husk_failpoint::reach;
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -39,12 +40,16 @@ impl Store {
 
     /// Writes a sandbox's record, new or changed.
     pub fn put_sandbox(&self, record: &SandboxRecord) -> Result<()> {
-        self.put(SANDBOXES, &record.id, record)
+        let written = self.put(SANDBOXES, &record.id, record);
+        reach(format_args!("recorded a sandbox as {:?}", record.phase()));
+        written
     }
 
     /// Forgets a sandbox. An unknown id is not an error.
     pub fn delete_sandbox(&self, id: &str) -> Result<()> {
-        self.delete(SANDBOXES, id)
+        let deleted = self.delete(SANDBOXES, id);
+        reach(format_args!("forgot a sandbox"));
+        deleted
     }
 
     /// All sandboxes.
@@ -54,12 +59,16 @@ impl Store {
 
     /// Writes a container's record, new or changed.
     pub fn put_container(&self, record: &ContainerRecord) -> Result<()> {
-        self.put(CONTAINERS, &record.id, record)
+        let written = self.put(CONTAINERS, &record.id, record);
+        reach(format_args!("recorded a container as {:?}", record.phase()));
+        written
     }
 
     /// Forgets a container. An unknown id is not an error.
     pub fn delete_container(&self, id: &str) -> Result<()> {
-        self.delete(CONTAINERS, id)
+        let deleted = self.delete(CONTAINERS, id);
+        reach(format_args!("forgot a container"));
+        deleted
     }
 
     /// All containers.

@@ -6,12 +6,14 @@ mod bad_input;
 mod cgroups;
 mod churn;
 mod command_line;
+mod crashes;
 mod crictl;
 mod disks;
 mod events;
 mod exec;
 mod faults;
 mod handlers;
+mod hostile_agent;
 mod images;
 mod isolation;
 mod life;
@@ -138,8 +140,11 @@ fn main() -> ExitCode {
             what_is_not_served;
         faults: plugin_fails_to_add, plugin_fails_to_delete, no_network_configured, no_kvm, vmm_killed, volume_server_killed;
         isolation: monitors, a_call_that_is_not_allowed, users_run_out, volume_servers, conversion_workers;
-        restart: pod_goes_on, vmm_dies_meanwhile, killed_in_the_middle;
+        restart: pod_goes_on, vmm_dies_meanwhile;
+        crashes: while_a_pod_starts, while_a_pod_is_removed, while_a_container_starts, while_a_container_ends,
+            while_an_image_comes_and_goes;
         handlers: tuned;
+        hostile_agent: harms_nobody;
         templates: clones_differ, clone_of_own_size, small_sizes, who_shares, killed_while_one_is_made;
         volumes: seen_from_both_sides, read_only, propagation, malformed_requests, after_a_restart, share_is_sealed, removed_on_the_host;
         volume_kinds: images, memory, block_device, read_only_device, other_devices;
