@@ -10,6 +10,7 @@
 mod config;
 pub mod convert;
 mod credentials;
+mod database;
 mod digest;
 pub mod disk;
 mod error;
@@ -28,6 +29,7 @@ pub mod worker;
 
 pub use config::RegistryConfig;
 pub use credentials::{Credentials, registry_of};
+pub use database::Database;
 pub use error::{ImageError, Result};
 pub use progress::{Progress, Silent, Step};
 pub use store::{Damage, Disk, DiskExtent, Freed, Image, ImageStore, Usage, Verified};

@@ -1,5 +1,6 @@
 //! What can go wrong in the daemon, by what the caller can do about it. `cri` turns it into gRPC codes.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// The daemon's result.
@@ -54,7 +55,11 @@ pub enum Error {
 impl Error {
     /// A failed system call on a path.
     pub fn io(what: &str, path: &Path, error: std::io::Error) -> Error {
-        Error::Internal(format!("cannot {what} {}: {error}", path.display()))
+        let text = format!("cannot {what} {}: {error}", path.display());
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::Exhausted(text),
+            _ => Error::Internal(text),
+        }
     }
 
     /// An unknown sandbox.

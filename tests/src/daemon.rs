@@ -109,6 +109,18 @@ impl Daemon {
         self.answers().await
     }
 
+    /// Starts it where it must refuse to run, and answers why it did.
+    ///
+    /// # Panics
+    /// When it runs.
+    pub async fn start_refused(&self) -> String {
+        self.spawn(Command::new(&self.program));
+        assert!(!self.answers().await, "the daemon runs");
+        let status = self.child().take().expect("it was started").wait().expect("wait for the daemon");
+        assert!(status.code().is_some_and(|code| code != 0), "{status}");
+        self.log_tail()
+    }
+
     /// Waits until it has ended by SIGKILL.
     ///
     /// # Panics

@@ -6,10 +6,16 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::database::Database;
 use crate::error::{ImageError, Result};
+
+/// What is done within a transaction.
+type Done<T> = std::result::Result<T, redb::Error>;
 
 const IMAGES: TableDefinition<&str, &[u8]> = TableDefinition::new("images");
 const LAYERS: TableDefinition<&str, &[u8]> = TableDefinition::new("layers");
@@ -67,7 +73,7 @@ impl Index {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let begun = Instant::now();
         let db = loop {
-            match Database::create(path) {
+            match Database::open(path) {
                 Ok(db) => break db,
                 Err(DatabaseError::DatabaseAlreadyOpen) if begun.elapsed() < LOCK_PATIENCE => {
                     sleep(LOCK_POLL)
@@ -75,15 +81,17 @@ impl Index {
                 Err(DatabaseError::DatabaseAlreadyOpen) => {
                     return Err(ImageError::InUse(path.display().to_string()));
                 }
-                Err(error) => return Err(failed(error)),
+                Err(error) => return Err(unusable(path, error)),
             }
         };
-        let write = db.begin_write().map_err(failed)?;
-        write.open_table(IMAGES).map_err(failed)?;
-        write.open_table(LAYERS).map_err(failed)?;
-        write.open_table(REFERENCES).map_err(failed)?;
-        write.commit().map_err(failed)?;
-        Ok(Self { db })
+        let index = Self { db };
+        index.change(|write| {
+            write.open_table(IMAGES)?;
+            write.open_table(LAYERS)?;
+            write.open_table(REFERENCES)?;
+            Ok(())
+        })?;
+        Ok(index)
     }
 
     pub(crate) fn image(&self, id: &str) -> Result<Option<ImageRecord>> {
@@ -104,75 +112,94 @@ impl Index {
 
     /// The image that `reference` names.
     pub(crate) fn resolve(&self, reference: &str) -> Result<Option<String>> {
-        let read = self.db.begin_read().map_err(failed)?;
-        let table = read.open_table(REFERENCES).map_err(failed)?;
-        Ok(table.get(reference).map_err(failed)?.map(|id| id.value().to_owned()))
+        self.look(|read| {
+            let found = read.open_table(REFERENCES)?.get(reference)?;
+            Ok(found.map(|id| id.value().to_owned()))
+        })
     }
 
     /// All references, sorted, with the images they name.
     pub(crate) fn references(&self) -> Result<Vec<(String, String)>> {
-        let read = self.db.begin_read().map_err(failed)?;
-        let table = read.open_table(REFERENCES).map_err(failed)?;
-        let mut found = Vec::new();
-        for row in table.iter().map_err(failed)? {
-            let (reference, id) = row.map_err(failed)?;
-            found.push((reference.value().to_owned(), id.value().to_owned()));
-        }
-        Ok(found)
+        self.look(|read| {
+            let table = read.open_table(REFERENCES)?;
+            let mut found = Vec::new();
+            for row in table.iter()? {
+                let (reference, id) = row?;
+                found.push((reference.value().to_owned(), id.value().to_owned()));
+            }
+            Ok(found)
+        })
     }
 
     pub(crate) fn put_layer(&self, diff_id: &str, record: &LayerRecord) -> Result<()> {
-        let write = self.db.begin_write().map_err(failed)?;
-        write.open_table(LAYERS).map_err(failed)?.insert(diff_id, &encode(record)?[..]).map_err(failed)?;
-        write.commit().map_err(failed)
+        let record = encode(record)?;
+        self.change(|write| {
+            write.open_table(LAYERS)?.insert(diff_id, &record[..])?;
+            Ok(())
+        })
     }
 
     /// Adds the image `id` with `references`, which then name no other image.
     pub(crate) fn put_image(&self, id: &str, record: &ImageRecord, references: &[String]) -> Result<()> {
-        let write = self.db.begin_write().map_err(failed)?;
-        write.open_table(IMAGES).map_err(failed)?.insert(id, &encode(record)?[..]).map_err(failed)?;
-        {
-            let mut table = write.open_table(REFERENCES).map_err(failed)?;
+        let record = encode(record)?;
+        self.change(|write| {
+            write.open_table(IMAGES)?.insert(id, &record[..])?;
+            let mut table = write.open_table(REFERENCES)?;
             for reference in references {
-                table.insert(reference.as_str(), id).map_err(failed)?;
+                table.insert(reference.as_str(), id)?;
             }
-        }
-        write.commit().map_err(failed)
+            Ok(())
+        })
     }
 
     /// Forgets `images` with all references to them, and `layers`.
     pub(crate) fn delete(&self, images: &BTreeSet<String>, layers: &BTreeSet<String>) -> Result<()> {
-        let write = self.db.begin_write().map_err(failed)?;
-        {
-            let mut table = write.open_table(IMAGES).map_err(failed)?;
+        self.change(|write| {
+            let mut table = write.open_table(IMAGES)?;
             for id in images {
-                table.remove(id.as_str()).map_err(failed)?;
+                table.remove(id.as_str())?;
             }
-            let mut table = write.open_table(REFERENCES).map_err(failed)?;
-            table.retain(|_, id| !images.contains(id)).map_err(failed)?;
-            let mut table = write.open_table(LAYERS).map_err(failed)?;
+            let mut table = write.open_table(REFERENCES)?;
+            table.retain(|_, id| !images.contains(id))?;
+            let mut table = write.open_table(LAYERS)?;
             for diff_id in layers {
-                table.remove(diff_id.as_str()).map_err(failed)?;
+                table.remove(diff_id.as_str())?;
             }
-        }
-        write.commit().map_err(failed)
+            Ok(())
+        })
     }
 
     fn get<T: DeserializeOwned>(&self, table: TableDefinition<&str, &[u8]>, key: &str) -> Result<Option<T>> {
-        let read = self.db.begin_read().map_err(failed)?;
-        let table = read.open_table(table).map_err(failed)?;
-        table.get(key).map_err(failed)?.map(|record| decode(record.value())).transpose()
+        let record = self.look(|read| {
+            let found = read.open_table(table)?.get(key)?;
+            Ok(found.map(|record| record.value().to_vec()))
+        })?;
+        record.map(|record| decode(&record)).transpose()
     }
 
     fn all<T: DeserializeOwned>(&self, table: TableDefinition<&str, &[u8]>) -> Result<BTreeMap<String, T>> {
-        let read = self.db.begin_read().map_err(failed)?;
-        let table = read.open_table(table).map_err(failed)?;
-        let mut found = BTreeMap::new();
-        for row in table.iter().map_err(failed)? {
-            let (key, record) = row.map_err(failed)?;
-            found.insert(key.value().to_owned(), decode(record.value())?);
-        }
-        Ok(found)
+        let rows = self.look(|read| {
+            let mut found = Vec::new();
+            for row in read.open_table(table)?.iter()? {
+                let (key, record) = row?;
+                found.push((key.value().to_owned(), record.value().to_vec()));
+            }
+            Ok(found)
+        })?;
+        rows.into_iter().map(|(key, record)| Ok((key, decode(&record)?))).collect()
+    }
+
+    fn look<T>(&self, work: impl Fn(&ReadTransaction) -> Done<T>) -> Result<T> {
+        self.db.with(|db| work(&db.begin_read()?)).map_err(failed)
+    }
+
+    fn change(&self, work: impl Fn(&WriteTransaction) -> Done<()>) -> Result<()> {
+        let outcome = self.db.with(|db| {
+            let write = db.begin_write()?;
+            work(&write)?;
+            Ok(write.commit()?)
+        });
+        outcome.map_err(failed)
     }
 }
 
@@ -184,11 +211,23 @@ fn decode<T: DeserializeOwned>(record: &[u8]) -> Result<T> {
     serde_json::from_slice(record).map_err(|e| index_io(e.into()))
 }
 
-fn failed(error: impl Into<redb::Error>) -> ImageError {
-    index_io(match error.into() {
+fn failed(error: redb::Error) -> ImageError {
+    index_io(match error {
         redb::Error::Io(error) => error,
         error => io::Error::other(error),
     })
+}
+
+/// What lies in the place of the index, or is left of it.
+fn unusable(path: &Path, error: DatabaseError) -> ImageError {
+    let what = format!(
+        "the image store's index {}, which is damaged if its disk is not: move the image store's directory away, and pull          the images again",
+        path.display()
+    );
+    match failed(error.into()) {
+        ImageError::Io { source, .. } => ImageError::Io { what, source },
+        other => other,
+    }
 }
 
 fn index_io(source: io::Error) -> ImageError {

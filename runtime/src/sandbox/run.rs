@@ -69,6 +69,7 @@ impl Node {
         match booted {
             Ok(()) => Ok(pod.id.clone()),
             Err(error) => {
+                let error = self.with_last_words(&pod, error).await;
                 if let Err(e) = tear_down(self, &pod).await {
                     tracing::error!(sandbox = pod.id, "after a failed start: {e}");
                 }
@@ -77,6 +78,18 @@ impl Node {
                 Err(error)
             }
         }
+    }
+
+    /// Adds to an error what the pod's VM said last, if it has ended: the reason may be there.
+    async fn with_last_words(&self, pod: &Pod, error: Error) -> Error {
+        // Its connections break a moment before its process ends.
+        const MOMENT: Duration = Duration::from_millis(500);
+        let (Error::Internal(text) | Error::Unavailable(text)) = &error else { return error };
+        let Some(vm) = lock(&pod.vm).clone() else { return error };
+        if text.contains("console: ") || tokio::time::timeout(MOMENT, vm.process.gone()).await.is_err() {
+            return error;
+        }
+        Error::Internal(format!("{text}; the VM has ended; {}", vm::last_words(&self.pod_dir(&pod.id))))
     }
 
     async fn boot(self: &Arc<Self>, pod: &Arc<Pod>, cgroup: Option<CgroupPath>) -> Result<()> {

@@ -4,11 +4,13 @@
 
 mod records;
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use husk_failpoint::reach;
+use husk_images::Database;
 use prost::Message;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, WriteTransaction};
 
 pub use records::{ContainerRecord, HostDevice, Medium, Phase, SandboxRecord};
 
@@ -23,19 +25,29 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens or makes `path`. A second daemon on the same file is refused.
+    /// Opens or makes `path`. A second daemon on the same file is refused, and so is a file that is none of husk's or is
+    /// damaged: what it knew is not made up for by an empty one.
     pub fn open(path: &Path) -> Result<Store> {
-        let db = Database::create(path).map_err(|e| {
-            Error::Unavailable(format!(
-                "cannot open the store {}: {e}; if another husk uses it, stop that one",
-                path.display()
-            ))
+        let db = Database::open(path).map_err(|error| {
+            let way_out = match error {
+                DatabaseError::DatabaseAlreadyOpen => "another husk uses it: stop that one",
+                DatabaseError::Storage(StorageError::Io(ref error)) if error.kind() != ErrorKind::InvalidData => {
+                    "its disk must be writable and have room"
+                }
+                _ => {
+                    "it is damaged: put back an older copy, or move it away; husk then knows of none of its pods, and \
+                     ends those that run"
+                }
+            };
+            Error::Unavailable(format!("cannot open the store {}: {error}; {way_out}", path.display()))
         })?;
-        let write = db.begin_write().map_err(internal)?;
-        write.open_table(SANDBOXES).map_err(internal)?;
-        write.open_table(CONTAINERS).map_err(internal)?;
-        write.commit().map_err(internal)?;
-        Ok(Store { db })
+        let store = Store { db };
+        store.change(|write| {
+            write.open_table(SANDBOXES)?;
+            write.open_table(CONTAINERS)?;
+            Ok(())
+        })?;
+        Ok(store)
     }
 
     /// Writes a sandbox's record, new or changed.
@@ -77,39 +89,53 @@ impl Store {
     }
 
     fn put(&self, table: TableDefinition<&str, &[u8]>, key: &str, record: &impl Message) -> Result<()> {
-        let write = self.db.begin_write().map_err(internal)?;
-        write
-            .open_table(table)
-            .map_err(internal)?
-            .insert(key, record.encode_to_vec().as_slice())
-            .map_err(internal)?;
-        write.commit().map_err(internal)
+        let record = record.encode_to_vec();
+        self.change(|write| {
+            write.open_table(table)?.insert(key, record.as_slice())?;
+            Ok(())
+        })
     }
 
     fn delete(&self, table: TableDefinition<&str, &[u8]>, key: &str) -> Result<()> {
-        let write = self.db.begin_write().map_err(internal)?;
-        write.open_table(table).map_err(internal)?.remove(key).map_err(internal)?;
-        write.commit().map_err(internal)
+        self.change(|write| {
+            write.open_table(table)?.remove(key)?;
+            Ok(())
+        })
+    }
+
+    fn change(&self, work: impl Fn(&WriteTransaction) -> Result<(), redb::Error>) -> Result<()> {
+        let outcome = self.db.with(|db| {
+            let write = db.begin_write()?;
+            work(&write)?;
+            Ok(write.commit()?)
+        });
+        outcome.map_err(failed)
     }
 
     fn all<T: Message + Default>(&self, table: TableDefinition<&str, &[u8]>) -> Result<Vec<T>> {
-        let read = self.db.begin_read().map_err(internal)?;
-        let table = read.open_table(table).map_err(internal)?;
-        table
-            .iter()
-            .map_err(internal)?
-            .map(|entry| {
-                let (key, value) = entry.map_err(internal)?;
-                T::decode(value.value()).map_err(|e| {
-                    Error::Internal(format!("the store's record {:?} is damaged: {e}", key.value()))
-                })
-            })
-            .collect()
+        let rows = self.db.with(|db| {
+            let mut rows = Vec::new();
+            for row in db.begin_read()?.open_table(table)?.iter()? {
+                let (key, value) = row?;
+                rows.push((key.value().to_owned(), value.value().to_vec()));
+            }
+            Ok(rows)
+        });
+        let decode = |(key, value): (String, Vec<u8>)| {
+            T::decode(value.as_slice())
+                .map_err(|e| Error::Internal(format!("the store's record {key:?} is damaged: {e}")))
+        };
+        rows.map_err(failed)?.into_iter().map(decode).collect()
     }
 }
 
-fn internal(error: impl std::fmt::Display) -> Error {
-    Error::Internal(format!("store: {error}"))
+fn failed(error: redb::Error) -> Error {
+    match error {
+        redb::Error::Io(error) if error.kind() == ErrorKind::StorageFull => {
+            Error::Exhausted(format!("the store's disk is full: {error}"))
+        }
+        error => Error::Internal(format!("store: {error}")),
+    }
 }
 
 #[cfg(test)]
@@ -135,6 +161,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("husk.redb");
         let _first = Store::open(&path).unwrap();
-        assert!(matches!(Store::open(&path), Err(Error::Unavailable(_))));
+        assert!(matches!(Store::open(&path), Err(Error::Unavailable(text)) if text.contains("another husk")));
+    }
+
+    #[test]
+    fn what_is_no_store_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("husk.redb");
+        drop(Store::open(&path).unwrap());
+        let mut damaged = std::fs::read(&path).unwrap();
+        damaged[..64].fill(0xa5);
+        for content in [damaged, b"not a store".repeat(1000)] {
+            std::fs::write(&path, &content).unwrap();
+            let refused = Store::open(&path).err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(refused.contains("husk.redb") && refused.contains("it is damaged"), "{refused}");
+            assert!(std::fs::read(&path).unwrap() == content);
+        }
     }
 }

@@ -13,6 +13,7 @@ mod events;
 mod exec;
 mod faults;
 mod handlers;
+mod host_faults;
 mod hostile_agent;
 mod images;
 mod isolation;
@@ -145,6 +146,7 @@ fn main() -> ExitCode {
             while_an_image_comes_and_goes;
         handlers: tuned;
         hostile_agent: harms_nobody;
+        host_faults: damaged_store, full_disk, full_log_disk, caller_goes_away, clock_jumps;
         templates: clones_differ, clone_of_own_size, small_sizes, who_shares, killed_while_one_is_made;
         volumes: seen_from_both_sides, read_only, propagation, malformed_requests, after_a_restart, share_is_sealed, removed_on_the_host;
         volume_kinds: images, memory, block_device, read_only_device, other_devices;
