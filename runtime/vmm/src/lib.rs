@@ -65,5 +65,5 @@ pub mod fuzzing {
     pub use crate::memory::{Memory, Ram, Region};
     pub use crate::power::ExitCell;
     pub use crate::rate::{Limiter, Ticket};
-    pub use crate::virtio::{BoxedDevice, Identity, Interrupt, MmioTransport, Worker, WorkerHandle};
+    pub use crate::virtio::{BoxedDevice, Identity, Interrupt, MmioTransport, Served, Worker, WorkerHandle};
 }
