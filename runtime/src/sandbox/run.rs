@@ -8,7 +8,7 @@ use husk_vmm::config::slot_serial;
 
 use super::resize::make_use;
 use super::size::{Room, Size};
-use super::start::Started;
+use super::start::{Plan, Started};
 use super::{HOST_MIB, namespaces, resolv, scratch, tear_down};
 use crate::cgroup::CgroupPath;
 use crate::error::{Error, Result};
@@ -142,8 +142,8 @@ impl Node {
             record.max_memory_mib = room.max_memory_mib;
             record.ips = ips;
         })?;
-        let Started { vm, mut guest, cloned, class } =
-            self.start_vm(pod, defaults, size, room, &nets).await?;
+        let plan = Plan { defaults, size, room, nets: &nets };
+        let Started { vm, mut guest, cloned, class } = self.start_vm(pod, plan).await?;
         // The VMM has copies.
         drop(nets);
         let booted = begun.elapsed();
