@@ -342,6 +342,18 @@ mod tests {
     }
 
     #[test]
+    fn what_a_guest_tells_is_a_machine_id_or_nothing() {
+        let fine = "0123456789abcdefABCDEF0123456789";
+        assert_eq!(machine_id(fine.into()), fine);
+        let (long, foreign) = (format!("{fine}0"), format!("{}\n", &fine[1..]));
+        // 32 bytes, but fewer characters.
+        let wide = format!("{}é", &fine[2..]);
+        for told in ["", &fine[1..], &long, &foreign, &wide] {
+            assert_eq!(machine_id(told.to_owned()), "", "{told:?}");
+        }
+    }
+
+    #[test]
     fn a_request_for_the_hosts_namespaces_is_refused_with_the_reason() {
         let mut config = config();
         validate(&config).unwrap();
