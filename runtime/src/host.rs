@@ -36,9 +36,13 @@ pub fn kvm_hardware() -> Result<String, String> {
 /// The host's memory, MiB.
 pub fn memory_mib() -> u32 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.strip_suffix("kB"));
-    let kib: u64 = total.and_then(|kib| kib.trim().parse().ok()).unwrap_or(0);
-    u32::try_from(kib >> 10).unwrap_or(u32::MAX)
+    u32::try_from(of_meminfo(&text, "MemTotal").unwrap_or(0) >> 10).unwrap_or(u32::MAX)
+}
+
+/// The number of a line of `/proc/meminfo`: "HugePages_Total:     70"; of memory it is KiB.
+pub fn of_meminfo(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// A regular file.
@@ -64,4 +68,18 @@ pub fn program(name: &str, mend: &str) -> Result<String, String> {
 
 fn absent(path: &Path, mend: &str) -> String {
     format!("{} is not there; {mend}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_by_its_keys() {
+        let text = "MemTotal:  24 kB\nHugePages_Total:      70\nHugepagesize:       2048 kB\n";
+        assert_eq!(of_meminfo(text, "MemTotal"), Some(24));
+        assert_eq!(of_meminfo(text, "HugePages_Total"), Some(70));
+        assert_eq!(of_meminfo(text, "Hugepagesize"), Some(2048));
+        assert_eq!(of_meminfo(text, "HugePages"), None);
+    }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use husk_tests::{Qemu, Vmm, microvm, run, sh};
+use husk_tests::{Qemu, Vmm, inherited_tap, microvm, run, sh};
 use husk_vmm::config::NetConfig;
 use husk_vmm::control::{Extent, Request};
 use tempfile::TempDir;
@@ -141,7 +141,7 @@ fn floor(parts: &Parts) -> Run {
 
 /// A tap that the monitor inherits. It is up, and gone with the monitor.
 fn tap() -> OwnedFd {
-    let tap = husk_vmm::make_tap(TAP).expect("make a tap");
+    let tap = inherited_tap(TAP);
     sh(&format!("ip link set {TAP} up"));
     tap
 }

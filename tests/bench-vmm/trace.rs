@@ -4,15 +4,14 @@ use std::time::Duration;
 
 use husk_proto::ReadyTimes;
 use husk_tests::Vmm;
-use husk_vmm::control::{Mark, Reply, Request};
-use nix::time::{ClockId, clock_gettime};
+use husk_vmm::control::{Mark, Reply, Request, monotonic_micros};
 
 /// Milliseconds of each step of a start.
 pub type Steps = Vec<(String, f64)>;
 
 /// What the monitor's own clock says.
 pub fn now() -> Duration {
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).expect("the monotonic clock")
+    Duration::from_micros(monotonic_micros())
 }
 
 /// The steps of a VMM's start.

@@ -1,6 +1,6 @@
 //! `husk-bench [ROUNDS]`: what husk's operations cost, in one run with a bare VM of QEMU's microvm machine that
-//! boots the same kernel, and what volumes cost beside a disk. It runs in the test bed (`make bench`); every figure is the median of the rounds, in
-//! which the operations and the bare VMs take turns.
+//! boots the same kernel, and what volumes cost beside a disk. It runs in the test bed (`make bench`); every figure is
+//! the median of the rounds, in which the operations and the bare VMs take turns.
 #![forbid(unsafe_code)]
 
 mod bare;

@@ -23,6 +23,7 @@ mod qemu;
 mod registry;
 mod spec;
 pub mod streams;
+mod tap;
 mod vmm;
 
 pub use bed::Bed;
@@ -43,4 +44,5 @@ pub use progress::{readable, step, wait_for};
 pub use qemu::{Qemu, microvm};
 pub use registry::{REGISTRY_PASSWORD, REGISTRY_USER, Registry, RegistryOptions};
 pub use spec::{BUSYBOX, container, image, pod, unique};
+pub use tap::inherited_tap;
 pub use vmm::Vmm;

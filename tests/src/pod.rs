@@ -19,8 +19,7 @@ pub struct Pod {
 impl Pod {
     /// RunPodSandbox.
     pub async fn run(client: &Client, config: cri::PodSandboxConfig) -> Pod {
-        let request = cri::RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
-        let mut answer = client.runtime().run_pod_sandbox(request.clone()).await;
+        let mut answer = Pod::try_run(client, "", config.clone()).await;
         // Emulated KVM loses a guest now and then: it triple-faults or hangs on its way up. Once is forgiven
         // there, as kubelet would.
         if let Err(status) = &answer
@@ -30,10 +29,21 @@ impl Pod {
             && std::env::var_os("HUSK_TESTBED_EMULATED").is_some()
         {
             crate::step(format!("once more: {}", status.message()));
-            answer = client.runtime().run_pod_sandbox(request).await;
+            answer = Pod::try_run(client, "", config).await;
         }
-        let answer = answer.expect("RunPodSandbox");
-        Pod::found(client, answer.into_inner().pod_sandbox_id, config)
+        answer.expect("RunPodSandbox")
+    }
+
+    /// RunPodSandbox for a RuntimeClass's handler, whatever comes of it.
+    pub async fn try_run(
+        client: &Client,
+        handler: &str,
+        config: cri::PodSandboxConfig,
+    ) -> Result<Pod, tonic::Status> {
+        let request =
+            cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: handler.to_owned() };
+        let answer = client.runtime().run_pod_sandbox(request).await?;
+        Ok(Pod::found(client, answer.into_inner().pod_sandbox_id, config))
     }
 
     /// One that runs already.

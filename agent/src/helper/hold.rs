@@ -1,6 +1,6 @@
 //! Holds namespaces that several containers share: the PID 1 of a PID namespace, which sees to orphans and to nothing
-//! else, in a user namespace if the pod has one. A container that reaches into it (`/proc/1/root`, ptrace(2)) finds an empty directory, and a process that may
-//! do nothing.
+//! else, in a user namespace if the pod has one. A container that reaches into it (`/proc/1/root`, ptrace(2)) finds an
+//! empty directory, and a process that may do nothing.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

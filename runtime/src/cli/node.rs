@@ -18,11 +18,8 @@ pub async fn open(config: Config, network: bool) -> Result<Arc<Node>> {
     for dir in [&config.root, &config.run, &config.root.join("scratch"), &config.run.join("pods")] {
         make_private(dir)?;
     }
-    let of_vm = |vm: &VmDefaults| {
-        [("VMM", vm.vmm.clone()), ("guest kernel", vm.kernel.clone()), ("initramfs", vm.initramfs.clone())]
-    };
-    let converter = ("converter", config.registry.converter.clone());
-    for (what, path) in config.vms().flat_map(of_vm).chain([converter]) {
+    let converter = ("converter", config.registry.converter.as_path());
+    for (what, path) in config.vms().flat_map(VmDefaults::files).chain([converter]) {
         if !path.is_file() {
             return Err(Error::Unavailable(format!(
                 "the {what} {} is not there; `husk check` says how to get it",

@@ -113,6 +113,11 @@ impl Default for VmDefaults {
 }
 
 impl VmDefaults {
+    /// What there is of a VM before it is started: names for a person, and files.
+    pub fn files(&self) -> [(&'static str, &Path); 3] {
+        [("VMM", &self.vmm), ("guest kernel", &self.kernel), ("initramfs", &self.initramfs)]
+    }
+
     /// What a VM may do in a time. What it has not used of a second may come at once.
     pub fn limits(&self) -> Limits {
         let rate = |per_second: u64| (per_second > 0).then_some(Rate { per_second, burst: per_second });

@@ -9,7 +9,6 @@ mod counters;
 mod error;
 mod facts;
 mod netns;
-mod sys;
 mod tap;
 mod tc;
 #[cfg(test)]

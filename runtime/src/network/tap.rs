@@ -1,15 +1,13 @@
 //! Taps: the guests' ends.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 
-use nix::libc;
 use nix::net::if_::if_nametoindex;
 use rtnetlink::LinkUnspec;
 
-use super::{NetworkError, facts, sys};
+use super::{NetworkError, facts};
 
 /// What the taps' names begin with.
 pub(super) const PREFIX: &str = "husktap";
@@ -24,13 +22,7 @@ pub(super) struct Tap {
 /// Makes the tap `name` with the given MTU (bytes).
 pub(super) async fn create(netlink: &rtnetlink::Handle, name: &str, mtu: u32) -> Result<Tap, NetworkError> {
     let at = |step| move |source: io::Error| NetworkError::Tap { name: name.to_owned(), step, source };
-    let tun = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open("/dev/net/tun")
-        .map_err(at("open /dev/net/tun"))?;
-    sys::make_tap(&tun, name).map_err(at("TUNSETIFF"))?;
+    let fd = husk_vmm::make_tap(name).map_err(at("make it"))?;
     let index = if_nametoindex(name).map_err(|errno| at("find its index")(errno.into()))?;
     silence(name).map_err(at("switch IPv6 off"))?;
     netlink
@@ -39,7 +31,7 @@ pub(super) async fn create(netlink: &rtnetlink::Handle, name: &str, mtu: u32) ->
         .execute()
         .await
         .map_err(|error| facts::failed(format!("set {name} up with MTU {mtu}"), error))?;
-    Ok(Tap { fd: tun.into(), index })
+    Ok(Tap { fd, index })
 }
 
 /// Keeps the host's kernel from talking IPv6 of its own (router solicitations, multicast reports) to the

@@ -9,7 +9,7 @@ use husk_vmm::config::slot_serial;
 
 use super::resize::make_use;
 use super::size::{Room, Size};
-use super::start::Started;
+use super::start::{Plan, Started};
 use super::{HOST_MIB, namespaces, resolv, scratch, tear_down};
 use crate::caller::Caller;
 use crate::cgroup::CgroupPath;
@@ -164,8 +164,8 @@ impl Node {
             record.max_memory_mib = room.max_memory_mib;
             record.ips = ips;
         })?;
-        let Started { vm, mut guest, cloned, class } =
-            self.start_vm(pod, defaults, size, room, &nets).await?;
+        let plan = Plan { defaults, size, room, nets: &nets };
+        let Started { vm, mut guest, cloned, class } = self.start_vm(pod, plan).await?;
         reach(format_args!("started a sandbox's VM"));
         // The VMM has copies.
         drop(nets);
@@ -364,6 +364,18 @@ mod tests {
                 attempt: 0,
             }),
             ..Default::default()
+        }
+    }
+
+    #[test]
+    fn what_a_guest_tells_is_a_machine_id_or_nothing() {
+        let fine = "0123456789abcdefABCDEF0123456789";
+        assert_eq!(machine_id(fine.into()), fine);
+        let (long, foreign) = (format!("{fine}0"), format!("{}\n", &fine[1..]));
+        // 32 bytes, but fewer characters.
+        let wide = format!("{}é", &fine[2..]);
+        for told in ["", &fine[1..], &long, &foreign, &wide] {
+            assert_eq!(machine_id(told.to_owned()), "", "{told:?}");
         }
     }
 

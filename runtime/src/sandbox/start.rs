@@ -20,6 +20,17 @@ const CLONE_LIMIT: Duration = Duration::from_secs(10);
 /// Between two attempts to reach it.
 const KNOCK_AGAIN: Duration = Duration::from_millis(1);
 
+/// What a pod's VM is to be.
+#[derive(Clone, Copy)]
+pub(super) struct Plan<'a> {
+    /// Of its pod's handler.
+    pub defaults: &'a VmDefaults,
+    pub size: Size,
+    /// How large it may become.
+    pub room: Room,
+    pub nets: &'a [VmNet],
+}
+
 /// A VM whose agent answers.
 pub(super) struct Started {
     pub vm: Arc<Vm>,
@@ -32,14 +43,8 @@ pub(super) struct Started {
 
 impl Node {
     /// Starts a pod's VM. A template that gives no clone is thrown away, and the VM boots.
-    pub(super) async fn start_vm(
-        &self,
-        pod: &Arc<Pod>,
-        defaults: &VmDefaults,
-        size: Size,
-        room: Room,
-        nets: &[VmNet],
-    ) -> Result<Started> {
+    pub(super) async fn start_vm(&self, pod: &Arc<Pod>, plan: Plan<'_>) -> Result<Started> {
+        let Plan { defaults, size, room, nets } = plan;
         let class = Class {
             trust: trust(&pod.record(), defaults.template_scope),
             max_vcpus: room.max_vcpus,
@@ -50,7 +55,7 @@ impl Node {
         };
         let trace = Trace::begin();
         if let Some(template) = self.templates.find(&class, defaults) {
-            match self.clone_vm(pod, defaults, size, room, nets, template.clone()).await {
+            match self.clone_vm(pod, plan, template.clone()).await {
                 Ok((vm, guest)) => {
                     self.templates.trust(&template);
                     trace.tell(&pod.id, &vm, None);
@@ -62,7 +67,7 @@ impl Node {
                 }
             }
         }
-        let vm = self.launch(pod, defaults, size, room, nets, None)?;
+        let vm = self.launch(pod, plan, None)?;
         let word = vm.ready(defaults).await?;
         let guest = guest::connect(&vm.vsock()).await?;
         trace.tell(&pod.id, &vm, word);
@@ -72,13 +77,10 @@ impl Node {
     async fn clone_vm(
         &self,
         pod: &Arc<Pod>,
-        defaults: &VmDefaults,
-        size: Size,
-        room: Room,
-        nets: &[VmNet],
+        plan: Plan<'_>,
         template: RestoreConfig,
     ) -> Result<(Arc<Vm>, Guest)> {
-        let vm = self.launch(pod, defaults, size, room, nets, Some(template))?;
+        let vm = self.launch(pod, plan, Some(template))?;
         let socket = vm.vsock();
         // Its agent listens since before it was saved: there is no word to wait for.
         let answer = async {
@@ -101,15 +103,8 @@ impl Node {
     }
 
     /// Starts the VMM, and writes down which it is.
-    fn launch(
-        &self,
-        pod: &Arc<Pod>,
-        defaults: &VmDefaults,
-        size: Size,
-        room: Room,
-        nets: &[VmNet],
-        restore: Option<RestoreConfig>,
-    ) -> Result<Arc<Vm>> {
+    fn launch(&self, pod: &Arc<Pod>, plan: Plan<'_>, restore: Option<RestoreConfig>) -> Result<Arc<Vm>> {
+        let Plan { defaults, size, room, nets } = plan;
         let dir = self.pod_dir(&pod.id);
         let spec = VmSpec {
             id: &pod.id,

@@ -60,7 +60,7 @@ pub fn build(defaults: &VmDefaults) -> Result<String> {
     sum.update(env!("CARGO_PKG_VERSION"));
     // Another kernel of the host has another KVM.
     sum.update(rustix::system::uname().release().to_bytes());
-    for path in [&defaults.vmm, &defaults.kernel, &defaults.initramfs] {
+    for (_, path) in defaults.files() {
         sum.update(identity(path).map_err(|e| Error::io("look at", path, e))?);
     }
     Ok(hex(sum.finalize())[..16].to_owned())

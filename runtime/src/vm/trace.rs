@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use husk_proto::ReadyTimes;
-use husk_vmm::control::Mark;
-use rustix::time::{ClockId, clock_gettime};
+use husk_vmm::control::{Mark, monotonic_micros};
 use tokio::io::AsyncReadExt;
 use tracing::Level;
 
@@ -23,7 +22,7 @@ pub struct Trace {
 impl Trace {
     /// It begins now.
     pub fn begin() -> Trace {
-        Trace { begun: now() }
+        Trace { begun: monotonic_micros() }
     }
 
     /// The agent has answered, now: logs how that came. `word` is the guest's, if it has booted.
@@ -31,7 +30,7 @@ impl Trace {
         if !tracing::enabled!(Level::DEBUG) {
             return;
         }
-        let (sandbox, vm, answered) = (sandbox.to_owned(), Arc::clone(vm), now());
+        let (sandbox, vm, answered) = (sandbox.to_owned(), Arc::clone(vm), monotonic_micros());
         tokio::spawn(async move {
             let times = match word {
                 Some(word) => tokio::time::timeout(PATIENCE, read(word)).await.ok().flatten(),
@@ -41,12 +40,6 @@ impl Trace {
             tracing::debug!(sandbox, "the VM's start, ms: {}", text(self.begun, &marks, answered, times));
         });
     }
-}
-
-/// `CLOCK_MONOTONIC`, µs.
-fn now() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
 }
 
 async fn read(word: UnixStream) -> Option<ReadyTimes> {

@@ -6,8 +6,8 @@ use rustix::process::{Uid, getpriority_user};
 
 use crate::error::{Error, Result};
 
-/// A number of the range, whose ends are part of it but for the last, which is [`of_template`]'s, that is not `taken` by a pod, and that no process of the host has:
-/// another husk may use the same range.
+/// A number of the range, whose ends are part of it but for the last, which is [`of_template`]'s, that is not `taken` by a
+/// pod, and that no process of the host has: another husk may use the same range.
 ///
 /// # Errors
 /// [`Error::Exhausted`].

@@ -1,7 +1,8 @@
 //! husk's virtual machine monitor.
 //!
-//! [`config`], [`control`] and [`host_ports`] are what the daemon needs to know: how a VM is described, how a running
-//! one is talked to, and how its guest reaches the host. Everything else is behind the feature `vmm`.
+//! [`config`], [`control`], [`host_ports`] and [`make_tap`] are what the daemon needs: how a VM is described, how a running
+//! one is talked to, how its guest reaches the host, and a network interface's end for it. Everything else is behind the
+//! feature `vmm`.
 
 pub mod config;
 pub mod control;
@@ -35,7 +36,6 @@ mod rate;
 mod snapshot;
 #[cfg(feature = "vmm")]
 mod statistics;
-#[cfg(feature = "vmm")]
 mod sys;
 #[cfg(feature = "vmm")]
 mod vcpu;
@@ -44,13 +44,15 @@ mod virtio;
 #[cfg(feature = "vmm")]
 pub mod vm;
 
+pub use sys::make_tap;
+
 /// For the process's beginning.
 #[cfg(feature = "vmm")]
 pub use sys::use_one_heap;
 
 /// What tests and benchmarks need of the inside.
 #[cfg(feature = "vmm")]
-pub use {boot::CMDLINE, sys::make_tap};
+pub use boot::CMDLINE;
 
 /// What the fuzz targets drive.
 #[cfg(feature = "fuzzing")]
@@ -65,5 +67,5 @@ pub mod fuzzing {
     pub use crate::memory::{Memory, Ram, Region};
     pub use crate::power::ExitCell;
     pub use crate::rate::{Limiter, Ticket};
-    pub use crate::virtio::{BoxedDevice, Identity, Interrupt, MmioTransport, Worker, WorkerHandle};
+    pub use crate::virtio::{BoxedDevice, Identity, Interrupt, MmioTransport, Served, Worker, WorkerHandle};
 }

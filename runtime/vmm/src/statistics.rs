@@ -4,8 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
-
 use crate::control::{self, Mark};
 
 /// One counter.
@@ -89,10 +87,8 @@ pub struct Marks(Mutex<Vec<Mark>>);
 impl Marks {
     /// A step is done.
     pub fn add(&self, step: &str) {
-        let now = clock_gettime(ClockId::Monotonic);
-        let micros = now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000;
-        let mut marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        marks.push(Mark { step: step.to_owned(), micros });
+        let mark = Mark { step: step.to_owned(), micros: control::monotonic_micros() };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(mark);
     }
 
     /// Those so far.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use husk_tests::streams::{HOST, MIB_VARIABLE, PORT};
-use husk_tests::{Bed, Qemu, Vmm, microvm, readable, sh, step};
+use husk_tests::{Bed, Qemu, Vmm, inherited_tap, microvm, readable, sh, step};
 use husk_vmm::config::{NetConfig, VmConfig};
 use vsock::{VMADDR_CID_ANY, VsockListener};
 
@@ -123,7 +123,7 @@ impl Streams {
 
 /// A tap that the monitor inherits, up, with the host's address.
 fn tap() -> OwnedFd {
-    let tap = husk_vmm::make_tap(TAP).expect("make a tap");
+    let tap = inherited_tap(TAP);
     sh(&format!("ip addr add {HOST}/64 dev {TAP} nodad && ip link set {TAP} up"));
     tap
 }

@@ -5,7 +5,6 @@ use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use husk_proto::cri;
 use husk_tests::{Bed, Pod, expect_code, pod, sh, step};
 use tonic::{Code, Status};
 
@@ -18,11 +17,7 @@ fn meminfo(key: &str) -> u64 {
 }
 
 async fn run(bed: &Bed, handler: &str) -> Result<Pod, Status> {
-    let config = bed.with_logs(pod(handler));
-    let request =
-        cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: handler.to_owned() };
-    let answer = bed.client.runtime().run_pod_sandbox(request).await?;
-    Ok(Pod::found(&bed.client, answer.into_inner().pod_sandbox_id, config))
+    Pod::try_run(&bed.client, handler, bed.with_logs(pod(handler))).await
 }
 
 /// The CPUs and the nice value of each thread of a process, by the thread's name.

@@ -153,10 +153,7 @@ pub async fn who_shares(bed: Arc<Bed>) {
     let run = async |handler: &str, namespace: &str| {
         let mut config = bed.with_logs(pod("class"));
         config.metadata.get_or_insert_default().namespace = namespace.into();
-        let request =
-            cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: handler.into() };
-        let answer = bed.client.runtime().run_pod_sandbox(request).await;
-        answer.map(|answer| Pod::found(&bed.client, answer.into_inner().pod_sandbox_id, config))
+        Pod::try_run(&bed.client, handler, config).await
     };
     for (handler, namespace, cloned, templates) in [
         ("", "a", false, 1),

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
 
+use crate::host::of_meminfo;
+
 /// The first with all that husk calls: mount_setattr(2).
 const OLDEST: (u32, u32) = (5, 12);
 /// Open files with which some two hundred pods can run.
@@ -48,7 +50,7 @@ fn chosen(text: &str) -> Option<&str> {
 /// Huge pages that the host has set aside, where pods are to have some.
 pub fn huge_pages() -> Result<String, String> {
     let text = setting(MEMORY)?;
-    match (of_memory(&text, "HugePages_Total"), of_memory(&text, "Hugepagesize")) {
+    match (of_meminfo(&text, "HugePages_Total"), of_meminfo(&text, "Hugepagesize")) {
         (Some(total @ 1..), Some(2048)) => Ok(format!("{total} of 2 MiB")),
         (_, Some(2048)) => Err(
             "none are set aside, and a handler's pods need them (huge_pages): sysctl -w vm.nr_hugepages=N, \
@@ -59,12 +61,6 @@ pub fn huge_pages() -> Result<String, String> {
             Err("the host's are not of 2 MiB by default, and a handler's pods need these (huge_pages)".into())
         }
     }
-}
-
-/// A line's number: "HugePages_Total:     70".
-fn of_memory(text: &str, key: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-    line.split_whitespace().next()?.parse().ok()
 }
 
 /// How many files the daemon may open, if it is started from here.
@@ -126,13 +122,5 @@ mod tests {
     fn the_value_in_brackets_is_the_one() {
         assert_eq!(chosen("always within_size [advise] never deny force"), Some("advise"));
         assert_eq!(chosen("always never"), None);
-    }
-
-    #[test]
-    fn memory_is_read_by_its_keys() {
-        let text = "MemTotal:  24 kB\nHugePages_Total:      70\nHugepagesize:       2048 kB\n";
-        assert_eq!(of_memory(text, "HugePages_Total"), Some(70));
-        assert_eq!(of_memory(text, "Hugepagesize"), Some(2048));
-        assert_eq!(of_memory(text, "HugePages"), None);
     }
 }

@@ -98,10 +98,11 @@ fn lines(config: &Config) -> Vec<Line> {
     ];
     // Most handlers have the same.
     let of_vm = |vm: &VmDefaults| {
+        let [(vmm, program), (kernel, image), (initramfs, archive)] = vm.files();
         [
-            needed("VMM", programs::own(&vm.vmm, "build it: `make build`, or set vm.vmm")),
-            needed("guest kernel", host::file(&vm.kernel, "build it: `make kernel`, or set vm.kernel")),
-            needed("initramfs", host::file(&vm.initramfs, "build it: `make kernel`, or set vm.initramfs")),
+            needed(vmm, programs::own(program, "build it: `make build`, or set vm.vmm")),
+            needed(kernel, host::file(image, "build it: `make kernel`, or set vm.kernel")),
+            needed(initramfs, host::file(archive, "build it: `make kernel`, or set vm.initramfs")),
         ]
     };
     for line in config.vms().flat_map(of_vm) {

@@ -4,7 +4,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use husk_vmm::fuzzing::{Mem, Plug, Ram, Region};
+use husk_vmm::fuzzing::{Mem, Plug, Ram, Region, Served};
 use husk_vmm_fuzz::{Step, World};
 use kvm_ioctls::Kvm;
 
@@ -36,7 +36,8 @@ libfuzzer_sys::fuzz_target!(|steps: Vec<Step>| {
     let mut world = World::with(ram.memory.clone());
     let interrupt = World::interrupt();
     let plug = Arc::new(Plug::new(region, 64 * MIB, interrupt.clone()));
-    world.plug(Mem::identity(&plug), Box::new(Mem::new(Arc::clone(&plug))), interrupt);
+    let device = Served::new(Mem::new(Arc::clone(&plug)));
+    world.plug(Mem::identity(&plug), Box::new(device), interrupt);
     world.play(&steps, |_, what, _| {
         let plugged = plug.resize(u64::from(what) * MIB, Duration::ZERO);
         assert!(plugged <= u64::from(PLUGGABLE_MIB) * MIB);

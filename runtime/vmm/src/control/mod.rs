@@ -9,6 +9,7 @@
 pub mod channel;
 pub mod client;
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 /// The longest line, in bytes, that either side accepts.
@@ -169,6 +170,12 @@ pub struct DeviceStatistics {
 pub struct Mark {
     /// What was done by then.
     pub step: String,
-    /// `CLOCK_MONOTONIC` of the host, µs.
+    /// When: [`monotonic_micros`].
     pub micros: u64,
+}
+
+/// `CLOCK_MONOTONIC` of the host now, µs.
+pub fn monotonic_micros() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
 }

@@ -1,6 +1,5 @@
-//! Inherited descriptors and the ioctls of taps.
+//! Inherited descriptors and what the monitor asks of its taps.
 
-use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -49,27 +48,4 @@ pub fn set_offloads(tap: BorrowedFd<'_>, flags: u32) -> io::Result<()> {
     // SAFETY: the request takes its argument by value.
     check(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETOFFLOAD as _, libc::c_ulong::from(flags)) })
         .map(drop)
-}
-
-/// Makes a tap for a guest: whole Ethernet frames, each behind a `virtio_net_hdr`. It is in the calling thread's network
-/// namespace, is gone with the descriptor, and is inherited by processes that are started.
-///
-/// # Errors
-/// What the system says; a name of the wrong length.
-pub fn make_tap(name: &str) -> io::Result<OwnedFd> {
-    let mut ifr_name = [0; libc::IFNAMSIZ];
-    if name.is_empty() || name.len() >= ifr_name.len() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    for (to, from) in ifr_name.iter_mut().zip(name.bytes()) {
-        *to = libc::c_char::from_ne_bytes([from]);
-    }
-    let flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
-    let mut request = libc::ifreq { ifr_name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags } };
-    let tun = OwnedFd::from(OpenOptions::new().read(true).write(true).open("/dev/net/tun")?);
-    // SAFETY: TUNSETIFF reads the name and the flags of one ifreq, and may write the name, while the call lasts.
-    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF as _, &mut request) })?;
-    // SAFETY: F_SETFD touches no memory.
-    check(unsafe { libc::fcntl(tun.as_raw_fd(), libc::F_SETFD, 0) })?;
-    Ok(tun)
 }

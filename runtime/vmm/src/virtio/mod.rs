@@ -4,6 +4,7 @@ mod chain;
 mod config_space;
 mod interrupt;
 mod mmio;
+mod served;
 #[cfg(test)]
 pub mod testing;
 mod worker;
@@ -20,6 +21,7 @@ pub use chain::{Chain, ChainError};
 pub use config_space::ConfigSpace;
 pub use interrupt::Interrupt;
 pub use mmio::{MmioTransport, QUEUE_NOTIFY, RestoreError, SaveError, TransportError, TransportState};
+pub use served::{Serve, Served};
 pub use worker::{Worker, WorkerError, WorkerHandle};
 
 use crate::memory::Memory;

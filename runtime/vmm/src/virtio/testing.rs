@@ -85,10 +85,18 @@ impl<'a> Driver<'a> {
 
 /// What a device is activated with when its driver has set up `queues` queues.
 pub fn activation(memory: &Memory, queues: u64, features: u64) -> Activation {
+    let guest = memory.memory();
+    let drivers: Vec<Driver> = (0..queues).map(|number| Driver::numbered(&guest, number)).collect();
+    activation_by(&drivers, memory, features)
+}
+
+/// What it is activated with when `drivers` have set up the queues.
+pub fn activation_by(drivers: &[Driver], memory: &Memory, features: u64) -> Activation {
     let interrupt = Interrupt::detached().unwrap();
-    let queues = (0..queues)
-        .map(|number| {
-            let queue = Driver::numbered(&memory.memory(), number).ring.create_queue().unwrap();
+    let queues = drivers
+        .iter()
+        .map(|driver| {
+            let queue = driver.ring.create_queue().unwrap();
             VirtQueue::for_test(queue, memory.clone(), interrupt.clone())
         })
         .collect();

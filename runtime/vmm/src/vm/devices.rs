@@ -24,7 +24,8 @@ use crate::power::ExitCell;
 use crate::rate::{Limiter, Ticket};
 use crate::statistics;
 use crate::virtio::{
-    BoxedDevice, Identity, Interrupt, MmioTransport, QUEUE_NOTIFY, TransportError, Worker, WorkerHandle,
+    BoxedDevice, Identity, Interrupt, MmioTransport, QUEUE_NOTIFY, Served, TransportError, Worker,
+    WorkerHandle,
 };
 
 /// Why a VM has no devices.
@@ -121,7 +122,7 @@ pub fn build(
     let mut builder = Builder { vm, memory: &ram.memory, transports: Vec::new() };
 
     let interrupt = builder.interrupt()?;
-    builder.add(Rng::identity(), Box::new(Rng::default()), &io, interrupt)?;
+    builder.add(Rng::identity(), Box::new(Served::new(Rng)), &io, interrupt)?;
 
     let interrupt = builder.interrupt()?;
     let vsock = Vsock::new(&config.vsock, listener, counters.clone()).map_err(DeviceError::HostPorts)?;
@@ -148,7 +149,7 @@ pub fn build(
     let interrupt = builder.interrupt()?;
     builder.add(
         Balloon::identity(config.huge_pages),
-        Box::new(Balloon::new(counters.clone())),
+        Box::new(Served::new(Balloon::new(counters.clone()))),
         &worker,
         interrupt,
     )?;
@@ -158,7 +159,7 @@ pub fn build(
         let [limit, requested] = [hotplug.limit_mib, hotplug.requested_mib].map(|mib| u64::from(mib) << 20);
         let region = Region::new(ram, Arc::clone(vm), limit);
         let shared = Arc::new(Plug::new(region, requested, interrupt.clone()));
-        let device = Box::new(Mem::new(Arc::clone(&shared)));
+        let device = Box::new(Served::new(Mem::new(Arc::clone(&shared))));
         builder.add(Mem::identity(&shared), device, &worker, interrupt)?;
         plug = Some(shared);
     }

@@ -17,6 +17,7 @@ const MIB: usize = 1 << 20;
 /// A tap with 10.99.0.1/24, which the VMM inherits.
 pub fn tap(name: &str) -> OwnedFd {
     let tap = husk_vmm::make_tap(name).unwrap();
+    rustix::io::fcntl_setfd(&tap, rustix::io::FdFlags::empty()).unwrap();
     for arguments in
         [vec!["addr", "add", "10.99.0.1/24", "dev", name], vec!["link", "set", name, "mtu", "1400", "up"]]
     {

@@ -6,15 +6,10 @@
 
 use std::sync::Arc;
 
-use event_manager::{EventOps, Events, MutEventSubscriber};
-use virtio_queue::QueueState;
-
 use crate::log::Budget;
 use crate::statistics;
 use crate::sys;
-use crate::virtio::{
-    Activation, Busy, Chain, ConfigSpace, Device, F_COMMON, Identity, QueueError, VirtQueue,
-};
+use crate::virtio::{Chain, ConfigSpace, F_COMMON, Identity, QueueError, Serve, VirtQueue};
 
 /// `VIRTIO_ID_BALLOON`.
 const ID: u32 = 5;
@@ -29,17 +24,16 @@ const REPORTING: usize = 2;
 /// A host that does not take pages back is logged so many times.
 const COMPLAINTS: u32 = 5;
 
-/// The device.
+/// The device, in a [`Served`](crate::virtio::Served).
 pub struct Balloon {
     counters: statistics::Shared,
     budget: Budget,
-    active: Option<Activation>,
 }
 
 impl Balloon {
     /// It counts what is reported.
     pub fn new(counters: statistics::Shared) -> Self {
-        Self { counters, budget: Budget::new(COMPLAINTS), active: None }
+        Self { counters, budget: Budget::new(COMPLAINTS) }
     }
 
     /// What the transport has to know. Huge pages that were given back could be somebody else's when they are touched
@@ -55,19 +49,6 @@ impl Balloon {
         }
     }
 
-    fn serve(&self, queues: &mut [VirtQueue]) -> Result<(), QueueError> {
-        for (number, queue) in queues.iter_mut().enumerate() {
-            queue.serve(|chain| {
-                // Pages for the balloon, which nobody asked for, are taken note of and left alone.
-                if number == REPORTING {
-                    self.give_back(chain);
-                }
-                0
-            })?;
-        }
-        Ok(())
-    }
-
     /// Gives the host the pages of a report. What the guest finds there next is zeroes, or in a clone what its template
     /// had there: it takes neither for its own.
     fn give_back(&self, chain: &Chain) {
@@ -80,34 +61,18 @@ impl Balloon {
     }
 }
 
-impl Device for Balloon {
-    fn activate(&mut self, activation: Activation) {
-        self.active = Some(activation);
-    }
-
-    fn deactivate(&mut self) {
-        self.active = None;
-    }
-
-    fn save(&mut self) -> Result<Vec<QueueState>, Busy> {
-        Ok(self.active.as_ref().map(Activation::queue_states).unwrap_or_default())
-    }
-}
-
-impl MutEventSubscriber for Balloon {
-    fn init(&mut self, ops: &mut EventOps) {
-        if let Some(active) = &self.active {
-            active.watch_queues(ops);
+impl Serve for Balloon {
+    fn serve(&self, queues: &mut [VirtQueue]) -> Result<(), QueueError> {
+        for (number, queue) in queues.iter_mut().enumerate() {
+            queue.serve(|chain| {
+                // Pages for the balloon, which nobody asked for, are taken note of and left alone.
+                if number == REPORTING {
+                    self.give_back(chain);
+                }
+                0
+            })?;
         }
-    }
-
-    fn process(&mut self, _events: Events, ops: &mut EventOps) {
-        let Some(mut active) = self.active.take() else { return };
-        active.queues.iter().for_each(|queue| drop(queue.kick.read()));
-        match self.serve(&mut active.queues) {
-            Ok(()) => self.active = Some(active),
-            Err(error) => active.fail(ops, &error),
-        }
+        Ok(())
     }
 }
 

@@ -13,7 +13,7 @@ use crate::jail::Filters;
 use crate::memory::Memory;
 use crate::power::ExitCell;
 use crate::rate::Limiter;
-use crate::virtio::testing::{Driver, activation, memory};
+use crate::virtio::testing::{Driver, activation_by, memory};
 use crate::virtio::{BoxedDevice, Interrupt, Worker, WorkerHandle};
 
 const HEADER_AT: u64 = 0x8000;
@@ -39,7 +39,9 @@ fn wait_for(what: &str, is: impl Fn() -> bool) {
 
 /// A device whose driver runs it with two queues.
 struct World {
-    memory: GuestMemoryMmap,
+    /// For the rest of the test's process: drivers borrow it.
+    memory: &'static GuestMemoryMmap,
+    drivers: [Driver<'static>; 2],
     slot: Arc<Slot>,
     kicks: Vec<EventFd>,
     totals: statistics::Shared,
@@ -50,18 +52,20 @@ struct World {
 
 impl World {
     fn new(pool: &Pool, worker: &WorkerHandle, limit: Ticket) -> Self {
-        let (memory, totals) = (memory(), statistics::Shared::default());
+        let memory: &'static GuestMemoryMmap = Box::leak(Box::new(memory()));
+        let drivers = [0, 1].map(|number| Driver::numbered(memory, number));
+        let totals = statistics::Shared::default();
         let config = Block::identity(2).config;
         let slot = Slot::new(0, config, Interrupt::detached().unwrap(), worker.clone(), pool).unwrap();
         let slot = Arc::new(slot);
         let mut device = Box::new(Block::new(Arc::clone(&slot), limit, totals.clone()));
         let features = F_COMMON | 1 << VIRTIO_BLK_F_FLUSH;
-        let activation = activation(&Memory::new(memory.clone()), 2, features);
+        let activation = activation_by(&drivers, &Memory::new(memory.clone()), features);
         let interrupt = activation.interrupt.clone();
         let kicks = activation.queues.iter().map(|queue| queue.kick.try_clone().unwrap()).collect();
         device.activate(activation);
         let id = worker.add(device).unwrap();
-        Self { memory, slot, kicks, totals, interrupt, worker: worker.clone(), id }
+        Self { memory, drivers, slot, kicks, totals, interrupt, worker: worker.clone(), id }
     }
 
     /// Puts in a disk of one sector, which has to be waited for.
@@ -74,25 +78,22 @@ impl World {
     }
 
     /// Makes `count` requests available in a queue, all with the same buffers.
-    fn offer(&self, queue: u64, header: [u8; 16], count: u16) {
-        let driver = Driver::numbered(&self.memory, queue);
+    fn offer(&self, queue: usize, header: [u8; 16], count: u16) {
         self.memory.write_slice(&header, GuestAddress(HEADER_AT)).unwrap();
         let (data, status) = ((DATA_AT, 512, true), (STATUS_AT, 1, true));
         let read = [(HEADER_AT, 16, false), data, status];
         let flush = [(HEADER_AT, 16, false), status];
         for index in 0..count {
-            driver.offer(index, 0, if header == READ { &read } else { &flush });
+            self.drivers[queue].offer(index, 0, if header == READ { &read } else { &flush });
         }
-        self.kicks[queue as usize].write(1).unwrap();
+        self.kicks[queue].write(1).unwrap();
     }
 
-    fn used(&self, queue: u64) -> u16 {
-        // The rings' place, without making them anew.
-        let used = queue * 0x2000 + Driver::numbered(&memory(), 0).addresses()[2];
-        self.memory.read_obj(GuestAddress(used + 2)).unwrap()
+    fn used(&self, queue: usize) -> u16 {
+        self.drivers[queue].used().0
     }
 
-    fn wait_for_used(&self, queue: u64, count: u16) {
+    fn wait_for_used(&self, queue: usize, count: u16) {
         wait_for("an answer", || self.used(queue) == count);
     }
 
@@ -250,7 +251,7 @@ fn a_driver_that_breaks_a_queue_while_requests_are_in_flight_stops_its_device_al
     broken.attach();
     broken.offer(0, READ, 1);
     wait_for("the read", || pool.queued() == 1);
-    Driver::numbered(&broken.memory, 1).claim(1000);
+    broken.drivers[1].claim(1000);
     broken.kicks[1].write(1).unwrap();
     // DEVICE_NEEDS_RESET
     wait_for("the end of the device", || broken.interrupt.status() & 64 != 0);

@@ -8,7 +8,7 @@ use super::*;
 use crate::devices::rng::Rng;
 use crate::power::ExitCell;
 use crate::virtio::testing::{Driver, memory};
-use crate::virtio::{F_INDIRECT_DESC, Worker};
+use crate::virtio::{F_INDIRECT_DESC, Served, Worker};
 
 const BUFFER: u64 = 0x8000;
 const RINGS: [u64; 3] = [register::QUEUE_DESC_LOW, register::QUEUE_DRIVER_LOW, register::QUEUE_DEVICE_LOW];
@@ -32,7 +32,7 @@ impl World {
         let filters = crate::jail::Filters::new(false).unwrap();
         let worker = Worker::start("test", &filters.io, exit.clone()).unwrap().handle();
         let interrupt = Interrupt::detached().unwrap();
-        let device = Box::new(Rng::default());
+        let device = Box::new(Served::new(Rng));
         let transport =
             MmioTransport::new(identity, device, worker, Memory::new(memory.clone()), interrupt).unwrap();
         Self { transport, memory, driver: Driver::new(memory), exit }
