@@ -114,7 +114,7 @@ impl Node {
 
     /// Where a pod's sockets, configuration and console are.
     pub fn pod_dir(&self, id: &str) -> PathBuf {
-        self.config.run.join("pods").join(id)
+        self.config.pod_dir(id)
     }
 
     /// How far a container's log has come.

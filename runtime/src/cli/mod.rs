@@ -2,9 +2,13 @@
 
 mod check;
 mod images;
+mod log_file;
 mod node;
+mod pods;
 mod run;
 mod serve;
+mod table;
+mod terminal;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,6 +40,14 @@ enum Command {
     Check(check::Check),
     /// Run one command in a VM of its own, without Kubernetes
     Run(run::Run),
+    /// List pods and their containers
+    Ps(pods::List),
+    /// Tell all that is known of a pod or container, as JSON
+    Inspect(pods::Inspect),
+    /// Print what a container has written
+    Logs(pods::Logs),
+    /// Print what the kernel of a pod's guest has said
+    Console(pods::Console),
     /// Fetch images from their registries
     Pull(images::Pull),
     /// List images, or look for damaged ones
@@ -74,6 +86,10 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode> {
             Command::Serve(serve) => serve.execute(config).await,
             Command::Check(check) => check.execute(&config),
             Command::Run(run) => run.execute(config).await,
+            Command::Ps(list) => list.execute(config).await,
+            Command::Inspect(inspect) => inspect.execute(config).await,
+            Command::Logs(logs) => logs.execute(config).await,
+            Command::Console(console) => console.execute(config).await,
             Command::Pull(pull) => pull.execute(config).await,
             Command::Images(list) => list.execute(config),
             Command::Rmi(remove) => remove.execute(config),

@@ -15,7 +15,7 @@ use crate::vm::ScratchTemplate;
 
 /// Opens everything and takes in hand what an earlier process left.
 pub async fn open(config: Config, network: bool) -> Result<Arc<Node>> {
-    for dir in [&config.root, &config.run, &config.root.join("scratch"), &config.run.join("pods")] {
+    for dir in [&config.root, &config.run, &config.root.join("scratch"), &config.pods_dir()] {
         make_private(dir)?;
     }
     let converter = ("converter", config.registry.converter.as_path());

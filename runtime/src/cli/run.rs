@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use husk_proto::cri;
 
+use super::log_file::LogFile;
 use super::node;
+use super::terminal::Streams;
 use crate::caller::Caller;
 use crate::config::Config;
 use crate::container::PARTITION;
@@ -99,7 +101,7 @@ impl Run {
         node.start_container(&id).await?;
         steps.done("start it");
         let container = node.container(&id)?;
-        let mut output = Output::new(logs.join("run.log"));
+        let (mut log, streams) = (LogFile::new(&logs.join("run.log")), Streams::plain());
         let exited = container.exited();
         tokio::pin!(exited);
         loop {
@@ -108,10 +110,10 @@ impl Run {
                 _ = tokio::signal::ctrl_c() => {
                     return Err(Error::Internal("interrupted; the pod is removed".into()));
                 }
-                () = tokio::time::sleep(std::time::Duration::from_millis(20)) => output.copy()?,
+                () = tokio::time::sleep(std::time::Duration::from_millis(20)) => copy(&mut log, &streams)?,
             }
         }
-        output.copy()?;
+        copy(&mut log, &streams)?;
         steps.done("run it to its end");
         let record = container.record();
         if record.reason == "OOMKilled" {
@@ -135,38 +137,15 @@ impl Steps {
     }
 }
 
-/// Copies a growing log in the CRI's format to standard output and standard error.
-struct Output {
-    path: PathBuf,
-    read: u64,
-    pending: Vec<u8>,
-}
-
-impl Output {
-    fn new(path: PathBuf) -> Output {
-        Output { path, read: 0, pending: Vec::new() }
-    }
-
-    fn copy(&mut self) -> Result<()> {
-        use std::io::{Read, Seek, SeekFrom, Write};
-        let fail = |e| Error::io("read", &self.path, e);
-        let Ok(mut log) = std::fs::File::open(&self.path) else {
+/// Passes on what the command has written since.
+fn copy(log: &mut LogFile, streams: &Streams) -> Result<()> {
+    loop {
+        let lines = log.read()?;
+        if lines.is_empty() {
             return Ok(());
-        };
-        log.seek(SeekFrom::Start(self.read)).map_err(fail)?;
-        self.read += log.read_to_end(&mut self.pending).map_err(fail)? as u64;
-        while let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.pending.drain(..=end).collect();
-            let mut fields = line.splitn(4, |byte| *byte == b' ');
-            let (stream, tag, text) = (fields.nth(1), fields.next(), fields.next().unwrap_or_default());
-            let text = if tag == Some(b"P") { &text[..text.len().saturating_sub(1)] } else { text };
-            let _ = match stream {
-                Some(b"stderr") => std::io::stderr().write_all(text),
-                _ => std::io::stdout().write_all(text),
-            };
         }
-        let _ = std::io::stdout().flush();
-        Ok(())
+        // The command goes on when nobody reads what it writes.
+        let _ = streams.write_log(&lines);
     }
 }
 

@@ -207,6 +207,16 @@ impl Config {
         table.try_into()
     }
 
+    /// Where each pod has a directory, by its id.
+    pub fn pods_dir(&self) -> PathBuf {
+        self.run.join("pods")
+    }
+
+    /// Where a pod's sockets, configuration and console are.
+    pub fn pod_dir(&self, id: &str) -> PathBuf {
+        self.pods_dir().join(id)
+    }
+
     /// What the VMs of a RuntimeClass handler are like. Pods that name none have [`HANDLER`].
     ///
     /// # Errors

@@ -68,6 +68,38 @@ impl LogEncoder {
     }
 }
 
+/// One line of a log.
+#[derive(Debug, PartialEq, Eq)]
+pub struct LogRecord<'a> {
+    /// Of standard error, not standard output.
+    pub stderr: bool,
+    /// Whether the line goes on in its stream's next record.
+    pub partial: bool,
+    /// What the container has written, with its line end.
+    pub text: &'a [u8],
+}
+
+impl LogRecord<'_> {
+    /// Reads a line, with or without its end; `None` when it is of another format.
+    pub fn parse(line: &[u8]) -> Option<LogRecord<'_>> {
+        let mut fields = line.splitn(4, |byte| *byte == b' ');
+        fields.next().filter(|time| !time.is_empty())?;
+        let stderr = match fields.next()? {
+            b"stdout" => false,
+            b"stderr" => true,
+            _ => return None,
+        };
+        let partial = match fields.next()? {
+            b"P" => true,
+            b"F" => false,
+            _ => return None,
+        };
+        let text = fields.next()?;
+        let text = if partial { text.strip_suffix(b"\n").unwrap_or(text) } else { text };
+        Some(LogRecord { stderr, partial, text })
+    }
+}
+
 fn write_line(out: &mut Vec<u8>, time: &str, name: &str, tag: u8, line: &[u8]) {
     // Writing to a Vec cannot fail.
     let _ = write!(out, "{time} {name} {} ", tag as char);
@@ -118,5 +150,22 @@ mod tests {
             encode(&[(OutputStream::Stdout, &line), (OutputStream::Stdout, b"\n")]).lines().count(),
             1
         );
+    }
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let long = vec![b'x'; MAX_LINE + 1];
+        let text = encode(&[(OutputStream::Stdout, &long), (OutputStream::Stderr, b"a  b\n")]);
+        let records: Vec<_> =
+            text.split_inclusive('\n').map(|line| LogRecord::parse(line.as_bytes())).collect();
+        let expected = [
+            LogRecord { stderr: false, partial: true, text: &long[..MAX_LINE] },
+            LogRecord { stderr: true, partial: false, text: b"a  b\n" },
+            LogRecord { stderr: false, partial: false, text: b"x\n" },
+        ];
+        assert_eq!(records, expected.map(Some));
+        for odd in ["", "T", "T stdout", "T stdout F", "T stdin F x\n", "T stdout X x\n", " stdout F x\n"] {
+            assert_eq!(LogRecord::parse(odd.as_bytes()), None, "{odd}");
+        }
     }
 }

@@ -27,5 +27,6 @@ mod volumes;
 pub use attach::{Attachment, attach};
 pub use disk::PARTITION;
 pub use exec_process::{ExecOptions, ExecProcess, lost};
+pub use log::LogRecord;
 pub use logger::Logger;
 pub use process::ProcessInput;

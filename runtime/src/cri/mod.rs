@@ -6,6 +6,7 @@ mod chunks;
 mod code;
 mod events;
 mod images;
+mod info;
 mod list;
 mod metrics;
 mod pod_stats;
@@ -14,4 +15,4 @@ mod serve;
 mod stats;
 mod view;
 
-pub use serve::serve;
+pub use serve::{MAX_MESSAGE, serve};

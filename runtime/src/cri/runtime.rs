@@ -8,9 +8,8 @@ use husk_proto::cri::runtime_service_server::RuntimeService;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
-use super::{checkpoint, chunks, events, list, metrics, pod_stats, stats, view};
+use super::{checkpoint, chunks, events, info, list, metrics, pod_stats, stats, view};
 use crate::caller::Caller;
-use crate::cgroup;
 use crate::config::CgroupDriver;
 use crate::node::{Node, lock, now_nanos};
 use crate::streaming::{Streaming, Work};
@@ -122,19 +121,7 @@ impl RuntimeService for Runtime {
         let request = request.into_inner();
         let pod = self.0.pod(&request.pod_sandbox_id)?;
         let record = pod.record();
-        let mut info = HashMap::new();
-        if request.verbose {
-            info.insert("pid".into(), record.vmm_pid.to_string());
-            info.insert("message".into(), record.message.clone());
-            info.insert("machineId".into(), record.machine_id.clone());
-            info.insert("cloned".into(), record.cloned.to_string());
-            let dir = self.0.pod_dir(&pod.id);
-            info.insert(
-                "cgroup".into(),
-                cgroup::noted(&dir).map(|path| path.to_string()).unwrap_or_default(),
-            );
-            info.insert("directory".into(), dir.display().to_string());
-        }
+        let info = if request.verbose { info::sandbox(&self.0, &record) } else { HashMap::new() };
         let containers = self.0.containers_of(&pod.id);
         ok(cri::PodSandboxStatusResponse {
             status: Some(view::sandbox_status(record)),
@@ -218,11 +205,10 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<cri::ContainerStatusRequest>,
     ) -> Answer<cri::ContainerStatusResponse> {
-        let container = self.0.container(&request.into_inner().container_id)?;
-        ok(cri::ContainerStatusResponse {
-            status: Some(view::container_status(container.record())),
-            info: HashMap::new(),
-        })
+        let request = request.into_inner();
+        let record = self.0.container(&request.container_id)?.record();
+        let info = if request.verbose { info::container(&self.0, &record) } else { HashMap::new() };
+        ok(cri::ContainerStatusResponse { status: Some(view::container_status(record)), info })
     }
 
     async fn container_stats(

@@ -17,7 +17,7 @@ use crate::node::Node;
 use crate::streaming::Streaming;
 
 /// The largest request, in bytes; what kubelet and crictl allow for answers.
-const MAX_MESSAGE: usize = 16 << 20;
+pub const MAX_MESSAGE: usize = 16 << 20;
 
 /// Serves the CRI until `stop` resolves. Pods go on after that.
 pub async fn serve(node: Arc<Node>, stop: impl Future<Output = ()>) -> Result<()> {

@@ -150,7 +150,7 @@ impl Node {
     /// Removes what belongs to no record: VMMs, networks, cgroups, files.
     async fn sweep(&self) {
         let known: HashSet<String> = self.pods().iter().map(|pod| pod.id.clone()).collect();
-        let pods = self.config.run.join("pods");
+        let pods = self.config.pods_dir();
         for id in names(&pods).into_iter().filter(|id| !known.contains(id)) {
             tracing::warn!(sandbox = id, "sweeping what belongs to no pod");
             if let Some(vm) = Vm::find(&pods.join(&id)) {

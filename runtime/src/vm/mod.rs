@@ -287,6 +287,7 @@ fn vsock_socket(dir: &Path) -> PathBuf {
     dir.join("vsock.sock")
 }
 
-fn console_log(dir: &Path) -> PathBuf {
+/// Where the console of the guest is whose directory this is.
+pub fn console_log(dir: &Path) -> PathBuf {
     dir.join("console.log")
 }

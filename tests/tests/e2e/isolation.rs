@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,6 +89,35 @@ fn confined(bed: &Bed, process: Process, id: &str) {
         let kind = fs::metadata(process.path("fd").join(fd)).unwrap().file_type();
         assert!(!kind.is_dir());
     }
+}
+
+/// What the daemon listens on: its socket, for root alone, and on loopback. Its files are root's as well.
+pub async fn doors(bed: Arc<Bed>) {
+    let endpoint = bed.daemon.endpoint();
+    let socket = endpoint.strip_prefix("unix://").expect("a unix socket");
+    let private =
+        [(bed.daemon.root.as_path(), 0o700), (bed.daemon.run.as_path(), 0o700), (Path::new(socket), 0o600)];
+    for (path, mode) in private {
+        let metadata = fs::symlink_metadata(path).expect("look at it");
+        let of = (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777);
+        assert_eq!(of, (0, 0, mode), "{}", path.display());
+    }
+    let daemon = Process(bed.daemon.pid() as i32);
+    let own = daemon.descriptors();
+    let is_own = |inode: &str| own.iter().any(|link| *link == format!("socket:[{inode}]"));
+    let mut listening = Vec::new();
+    for kind in ["tcp", "tcp6", "udp", "udp6", "raw", "raw6"] {
+        // Number, local and remote address, state; the tenth is the inode (proc(5)).
+        for line in daemon.read(&format!("net/{kind}")).lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // A connection to a registry listens to nobody.
+            let listens = !kind.starts_with("tcp") || fields[3] == "0A";
+            if listens && is_own(fields[9]) {
+                listening.push(format!("{kind} {}", fields[1]));
+            }
+        }
+    }
+    assert!(matches!(listening.as_slice(), [only] if only.starts_with("tcp 0100007F:")), "{listening:?}");
 }
 
 /// Every pod's monitor: a user of its own and nothing else.

@@ -23,6 +23,7 @@ mod lists;
 mod logs;
 mod metrics;
 mod network;
+mod operator;
 mod process;
 mod restart;
 mod streaming;
@@ -140,7 +141,7 @@ fn main() -> ExitCode {
         bad_input: incomplete_requests, host_namespaces, log_paths, oversize_request, checkpoints,
             what_is_not_served;
         faults: plugin_fails_to_add, plugin_fails_to_delete, no_network_configured, no_kvm, vmm_killed, volume_server_killed;
-        isolation: monitors, a_call_that_is_not_allowed, users_run_out, volume_servers, conversion_workers;
+        isolation: doors, monitors, a_call_that_is_not_allowed, users_run_out, volume_servers, conversion_workers;
         restart: pod_goes_on, vmm_dies_meanwhile;
         crashes: while_a_pod_starts, while_a_pod_is_removed, while_a_container_starts, while_a_container_ends,
             while_an_image_comes_and_goes;
@@ -161,6 +162,7 @@ fn main() -> ExitCode {
         user_namespaces: ids, processes, volumes, refused;
         command_line: run_passes_output_and_code, run_on_the_network, run_refuses, check_of_a_fit_host,
             check_names_what_is_missing, check_hints, serve_refuses;
+        operator: looks_at_a_pod, says_what_is_not_there;
         churn: twenty_pods_five_at_a_time;
     ];
     let conclusion = libtest_mimic::run(&arguments, trials);

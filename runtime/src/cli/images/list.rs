@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use husk_images::{Image, ImageStore};
 
 use super::{Whose, size};
+use crate::cli::table;
 use crate::config::Config;
 use crate::error::Result;
 
@@ -26,7 +27,7 @@ impl List {
         if self.verify {
             return verify(&images);
         }
-        print!("{}", table(&images.list()?));
+        print!("{}", listing(&images.list()?));
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -48,7 +49,7 @@ fn verify(images: &ImageStore) -> Result<ExitCode> {
     Ok(if found.damaged.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn table(images: &[Image]) -> String {
+fn listing(images: &[Image]) -> String {
     let mut rows = vec![["NAME", "ID", "SIZE", ""].map(str::to_owned)];
     for image in images {
         let names = if image.repo_tags.is_empty() { &image.repo_digests } else { &image.repo_tags };
@@ -60,11 +61,5 @@ fn table(images: &[Image]) -> String {
             rows.push([name.clone(), id, size(image.size), notes.join(", ")]);
         }
     }
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths = [width(0), width(1), width(2)];
-    let line = |[name, id, size, notes]: &[String; 4]| {
-        let line = format!("{name:<0$}  {id:<1$}  {size:>2$}  {notes}", widths[0], widths[1], widths[2]);
-        format!("{}\n", line.trim_end())
-    };
-    rows.iter().map(line).collect()
+    table::table(&rows, &[2])
 }
