@@ -19,7 +19,7 @@ IN_TESTBED := $(RUNNER)=$(CURDIR)/tests/testbed/run
 IN_NAMESPACE := $(RUNNER)="unshare --mount --propagation private"
 
 .DEFAULT_GOAL := build
-.PHONY: help deps tools build lint unit kernel initramfs images testbed assets e2e machines pods conformance kubelet install bench bench-vmm bench-images fuzz demo test
+.PHONY: help deps tools build lint unit kernel initramfs images testbed assets e2e machines pods crashes conformance kubelet install bench bench-vmm bench-images fuzz demo test
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -66,7 +66,10 @@ machines: assets ## those of the monitor, the agent and the network, and of imag
 	$(IN_TESTBED) $(CARGO) test $(ALL) $(MACHINE_TESTS) $(LABELLED)
 
 pods: assets ## those of whole pods
-	$(IN_TESTBED) $(CARGO) test $(ALL) --test e2e $(LABELLED)
+	$(IN_TESTBED) $(CARGO) test $(ALL) --test e2e -- --skip crashes:: $(LABELLED)
+
+crashes: assets ## the daemon killed between any two steps of what it does with pods
+	$(IN_TESTBED) $(CARGO) test $(ALL) --test e2e -- crashes:: $(LABELLED)
 
 conformance: assets ## critest, the CRI's conformance suite, in the test bed
 	tests/images/conformance
@@ -113,4 +116,4 @@ test: deps ## every test
 	$(MAKE) unit
 	$(MAKE) kernel
 	$(MAKE) testbed
-	$(MAKE) --jobs=2 pods machines conformance
+	$(MAKE) --jobs=2 pods machines conformance crashes

@@ -55,6 +55,8 @@ impl Logger {
             encoder,
             offset,
             followers: followers.clone(),
+            lost: 0,
+            unnoted: false,
         };
         let stream =
             writer.connect().await.map_err(|status| guest::refusal("the guest gives no output", status))?;
@@ -129,6 +131,10 @@ struct Writer {
     /// Bytes of the output that have been taken.
     offset: u64,
     followers: Arc<Followers>,
+    /// Bytes of lines that could not be written of late.
+    lost: u64,
+    /// Whether the journal has failed, which is told once.
+    unnoted: bool,
 }
 
 impl Writer {
@@ -162,8 +168,10 @@ impl Writer {
     /// After a break the stream goes on where it was, as long as the pod lives.
     async fn reconnect(&mut self, broken: &tonic::Status) -> Option<Output> {
         let mut status = broken.clone();
-        while is_break(&status) && self.node.pod_is_live(&self.container).await {
+        if is_break(&status) {
             tracing::warn!(container = self.container.id, "the output stream broke: {}", status.message());
+        }
+        while is_break(&status) && self.node.pod_is_live(&self.container).await {
             tokio::time::sleep(RETRY).await;
             match self.connect().await {
                 Ok(stream) => return Some(stream),
@@ -189,20 +197,37 @@ impl Writer {
     }
 
     fn write(&mut self, lines: &[u8]) {
-        if self.sink.file.is_none()
-            && let Err(e) = self.sink.open()
-        {
-            tracing::error!(container = self.container.id, "{e}");
+        let written = self.append(lines);
+        reach(format_args!("wrote to a log"));
+        // Once a time without room, whatever the tenant writes meanwhile.
+        match written {
+            Err(e) => {
+                if self.lost == 0 {
+                    tracing::error!(container = self.container.id, "output is lost from here on: {e}");
+                }
+                self.lost += lines.len() as u64;
+            }
+            Ok(()) if self.lost > 0 => {
+                tracing::warn!(container = self.container.id, lost_bytes = self.lost, "the log goes on");
+                self.lost = 0;
+            }
+            Ok(()) => {}
         }
-        if let Err(e) = self.journal.intend(self.sink.file.as_ref(), lines.len(), self.offset, &self.encoder)
+    }
+
+    fn append(&mut self, lines: &[u8]) -> Result<()> {
+        if self.sink.file.is_none() {
+            self.sink.open()?;
+        }
+        // Without a journal the next daemon does not know how far the log has come: that is worth less than the log.
+        let noted = self.journal.intend(self.sink.file.as_ref(), lines.len(), self.offset, &self.encoder);
+        reach(format_args!("wrote down what a log will have"));
+        if let Err(e) = noted
+            && !std::mem::replace(&mut self.unnoted, true)
         {
             tracing::error!(container = self.container.id, "the log's journal: {e}");
         }
-        reach(format_args!("wrote down what a log will have"));
-        if let Err(e) = self.sink.append(lines) {
-            tracing::error!(container = self.container.id, "output is lost: {e}");
-        }
-        reach(format_args!("wrote to a log"));
+        self.sink.append(lines)
     }
 }
 

@@ -53,7 +53,7 @@ pub async fn damaged_store(bed: Arc<Bed>) {
     for (name, words) in
         [("husk.redb", "move it away"), ("images/index.redb", "move the image store's directory away")]
     {
-        step(name.to_owned());
+        step(name);
         let path = daemon.root.join(name);
         let whole = fs::read(&path).expect("read the store");
         let mut damaged = whole.clone();
@@ -121,7 +121,7 @@ pub async fn full_log_disk(bed: Arc<Bed>) {
     let writer = victim
         .start(container(
             "writer",
-            "for i in $(seq 40000); do echo a line of some fifty letters number $i; done; echo end",
+            "for i in $(seq 20000); do echo a line of some fifty letters number $i; done; echo end",
         ))
         .await;
     let status = writer.wait().await;

@@ -46,9 +46,11 @@ fn handlers(bed: &Bed) -> String {
         archive.extend(cpio("mode", mode));
         let path = dir.join(format!("{mode}.cpio"));
         fs::write(&path, archive).expect("write the initramfs");
+        let boot = if *mode == "silent" { 8 } else { 60 };
+        let agent = if *mode == "hangs" { 4 } else { 30 };
         format!(
-            "[handlers.{mode}]\ninitramfs = {path:?}\ntemplates = false\nmemory_mib = 128\nboot_timeout_secs = 15\n\
-             agent_timeout_secs = 4\n"
+            "[handlers.{mode}]\ninitramfs = {path:?}\ntemplates = false\nmemory_mib = 128\n\
+             boot_timeout_secs = {boot}\nagent_timeout_secs = {agent}\n"
         )
     };
     MODES.iter().map(handler).collect()
@@ -64,7 +66,7 @@ async fn run(bed: &Bed, mode: &str) -> Result<Pod, tonic::Status> {
 
 /// Waits until a pod is told to be lost, and answers why.
 async fn lost(pod: &Pod) -> String {
-    wait_for("the pod to be not ready", Duration::from_secs(30), || async {
+    wait_for("the pod to be not ready", Duration::from_secs(60), || async {
         (pod.status().await.state() == cri::PodSandboxState::SandboxNotready).then_some(())
     })
     .await;
@@ -97,7 +99,7 @@ pub async fn harms_nobody(bed: Arc<Bed>) {
     expect_code(
         run(&bed, "silent").await.map(|pod| pod.id),
         &[Code::Internal, Code::DeadlineExceeded],
-        &["15 s"],
+        &["8 s"],
     );
 
     step("one that does not speak the agent's language");

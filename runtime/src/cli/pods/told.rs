@@ -133,7 +133,8 @@ fn info(info: &HashMap<String, String>) -> Value {
     let value = |(key, text): (&String, &String)| {
         let typed = serde_json::from_str::<Value>(text).ok();
         // A message is a text whatever it says.
-        let typed = typed.filter(|value| key != "message" && value.to_string() == *text);
+        let same = |value: &Value| serde_json::to_string(value).is_ok_and(|json| json == *text);
+        let typed = typed.filter(|value| key != "message" && same(value));
         (key.clone(), typed.unwrap_or_else(|| text.clone().into()))
     };
     Value::Object(info.iter().map(value).collect::<Map<_, _>>())
