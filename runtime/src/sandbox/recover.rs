@@ -3,16 +3,22 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use husk_proto::agent::{self, ProcessState};
 
 use super::{remove_pod_dir, tear_down};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::guest::{self, Guest};
 use crate::node::{Live, Node, Pod, lock, now_nanos};
 use crate::store::Phase;
 use crate::vm::{Slots, Vm};
 use crate::volume::Volumes;
+
+/// How long a guest may take to answer a daemon that comes back, which serves nobody until then.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The most containers that a guest is believed to have.
+const MOST_CONTAINERS: usize = 4096;
 
 impl Node {
     /// Takes the records and the living VMs in hand: ready pods go on, half-made and half-removed ones are
@@ -49,7 +55,7 @@ impl Node {
         let vm = Vm::adopt(&dir, record.vmm_pid, record.vmm_started).or_else(|| Vm::find(&dir)).map(Arc::new);
         *lock(&pod.vm) = vm.clone();
         match (record.phase(), vm) {
-            (Phase::Running, Some(vm)) => match self.reach(&vm).await {
+            (Phase::Running, Some(vm)) => match within(PATIENCE, self.reach(&vm)).await {
                 Ok((agent, states)) => self.resume(pod, vm, agent, states).await,
                 Err(e) => {
                     tracing::error!(sandbox = pod.id, "the guest does not answer and is ended: {e}");
@@ -75,6 +81,12 @@ impl Node {
         let listed = guest::call(agent.list_containers(guest::request(agent::ListContainersRequest {})))
             .await
             .map_err(|status| guest::refusal("the guest does not list its containers", status))?;
+        if listed.containers.len() > MOST_CONTAINERS {
+            return Err(Error::Internal(format!(
+                "the guest lists {} containers, more than the {MOST_CONTAINERS} that it can have",
+                listed.containers.len()
+            )));
+        }
         let states = listed.containers.into_iter().map(|c| (c.id.clone(), c.state())).collect();
         Ok((agent, states))
     }
@@ -94,6 +106,8 @@ impl Node {
             let delete = agent::DeleteContainerRequest { id: id.clone() };
             if let Err(status) = guest::call(agent.clone().delete_container(guest::request(delete))).await {
                 tracing::warn!(sandbox = pod.id, "cannot delete a half-made container: {}", status.code());
+                // It has just listed it: more of that would keep the daemon from its other pods.
+                break;
             }
         }
         let mut slots = Slots::new(self.config.handler_of_pod(&pod.record().runtime_handler).block_slots);
@@ -174,6 +188,12 @@ impl Node {
             }
         }
     }
+}
+
+/// What comes of `work`, if it comes in time.
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = || Error::Deadline(format!("it took longer than {} s", limit.as_secs()));
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(late()))
 }
 
 fn names(dir: &Path) -> Vec<String> {

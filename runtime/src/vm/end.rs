@@ -28,7 +28,14 @@ pub fn describe(pid: i32, status: Option<ExitStatus>) -> String {
             )
         }
         Some(signal) => format!("the pod's VM was ended by signal {signal}"),
-        None => "the pod's VM ended by itself".into(),
+        // What husk-vmm says with its exit code.
+        None => match status.and_then(|status| status.code()) {
+            Some(0) => "the pod's guest powered off".into(),
+            Some(3) => "the pod's guest reset: its kernel panicked, or it was rebooted from within".into(),
+            Some(4) => "the pod's guest faulted beyond what its processor can handle".into(),
+            Some(code) => format!("the pod's VMM failed with exit code {code}"),
+            None => "the pod's VM ended by itself".into(),
+        },
     }
 }
 
@@ -77,10 +84,12 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_told_by_its_signal() {
+    fn an_end_is_told_by_its_signal_or_code() {
         let of = |raw: i32| describe(i32::MAX, Some(ExitStatus::from_raw(raw)));
         assert!(of(libc::SIGSYS).contains("SIGSYS"));
         assert!(of(libc::SIGKILL).contains("signal 9"));
-        assert_eq!(of(3 << 8), describe(1, None));
+        assert!(of(0).contains("powered off") && of(3 << 8).contains("panicked"));
+        assert!(of(1 << 8).contains("exit code 1"));
+        assert_eq!(describe(1, None), "the pod's VM ended by itself");
     }
 }
