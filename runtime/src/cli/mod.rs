@@ -10,6 +10,7 @@ mod serve;
 mod table;
 mod terminal;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -65,7 +66,13 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let quiet = !matches!(arguments.command, Command::Serve(_));
     let filter = arguments.log.clone().unwrap_or_else(|| if quiet { "warn" } else { "info" }.into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // Colours are for people: a file or the journal gets plain lines.
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
     match dispatch(arguments) {
         Ok(code) => code,
         Err(e) => {
