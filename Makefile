@@ -58,7 +58,7 @@ testbed: ## check the test bed itself
 
 assets: kernel initramfs images tools
 
-e2e: machines pods ## the tests that need virtual machines, in the test bed
+e2e: machines pods crashes ## the tests that need virtual machines, in the test bed
 
 machines: assets ## those of the monitor, the agent and the network, and of images' disks
 	$(IN_NAMESPACE) $(CARGO) test $(ALL) --test system $(LABELLED)
