@@ -62,11 +62,7 @@ impl Node {
         })?;
         let _changing = pod.changing.lock().await;
         self.tell_of_pod(&pod, Kind::Created);
-        let booted = tokio::select! {
-            booted = self.boot(&pod, cgroup) => booted,
-            () = caller.gone() => Err(Caller::cancelled()),
-        };
-        match booted {
+        match self.boot(&pod, cgroup, caller).await {
             Ok(()) => Ok(pod.id.clone()),
             Err(error) => {
                 let error = self.with_last_words(&pod, error).await;
@@ -92,7 +88,12 @@ impl Node {
         Error::Internal(format!("{text}; the VM has ended; {}", vm::last_words(&self.pod_dir(&pod.id))))
     }
 
-    async fn boot(self: &Arc<Self>, pod: &Arc<Pod>, cgroup: Option<CgroupPath>) -> Result<()> {
+    async fn boot(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        cgroup: Option<CgroupPath>,
+        caller: &Caller,
+    ) -> Result<()> {
         let begun = Instant::now();
         let config = pod.record().config.unwrap_or_default();
         let metadata = config.metadata.clone().unwrap_or_default();
@@ -155,6 +156,8 @@ impl Node {
                 .collect();
         }
         configure.resolv_conf = resolv::conf(config.dns_config.as_ref(), &dns);
+        // Not before: a plugin that is ended half-way leaves what its DEL does not take.
+        caller.is_there()?;
         let networked = begun.elapsed();
 
         self.update_pod(pod, |record| {
@@ -165,7 +168,10 @@ impl Node {
             record.ips = ips;
         })?;
         let plan = Plan { defaults, size, room, nets: &nets };
-        let Started { vm, mut guest, cloned, class } = self.start_vm(pod, plan).await?;
+        let Started { vm, mut guest, cloned, class } = tokio::select! {
+            started = self.start_vm(pod, plan) => started?,
+            () = caller.gone() => return Err(Caller::cancelled()),
+        };
         reach(format_args!("started a sandbox's VM"));
         // The VMM has copies.
         drop(nets);
@@ -201,6 +207,7 @@ impl Node {
         let volumes = Arc::new(tokio::sync::Mutex::new(Volumes::new(&dir)));
         let size = Arc::new(tokio::sync::Mutex::new(Some(size)));
         let asked = guest.clone();
+        caller.is_there()?;
         *pod.live.write().await = Some(Live { vm: vm.clone(), guest, slots, volumes, size });
         self.update_pod(pod, |record| {
             record.phase = Phase::Running.into();
