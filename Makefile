@@ -19,7 +19,7 @@ IN_TESTBED := $(RUNNER)=$(CURDIR)/tests/testbed/run
 IN_NAMESPACE := $(RUNNER)="unshare --mount --propagation private"
 
 .DEFAULT_GOAL := build
-.PHONY: help deps tools build lint unit kernel initramfs images testbed assets e2e machines pods crashes conformance kubelet install bench bench-vmm bench-images fuzz demo test
+.PHONY: help deps tools build lint unit kernel initramfs images testbed assets e2e machines pods faults conformance kubelet install bench bench-vmm bench-images fuzz demo test
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -58,7 +58,7 @@ testbed: ## check the test bed itself
 
 assets: kernel initramfs images tools
 
-e2e: machines pods crashes ## the tests that need virtual machines, in the test bed
+e2e: machines pods faults ## the tests that need virtual machines, in the test bed
 
 machines: assets ## those of the monitor, the agent and the network, and of images' disks
 	$(IN_NAMESPACE) $(CARGO) test $(ALL) --test system $(LABELLED)
@@ -66,10 +66,10 @@ machines: assets ## those of the monitor, the agent and the network, and of imag
 	$(IN_TESTBED) $(CARGO) test $(ALL) $(MACHINE_TESTS) $(LABELLED)
 
 pods: assets ## those of whole pods
-	$(IN_TESTBED) $(CARGO) test $(ALL) --test e2e -- --skip crashes:: $(LABELLED)
+	$(IN_TESTBED) $(CARGO) test $(ALL) --test e2e -- --skip faults:: $(LABELLED)
 
-crashes: assets ## the daemon killed between any two steps of what it does with pods
-	$(IN_TESTBED) $(CARGO) test $(ALL) --test e2e -- crashes:: $(LABELLED)
+faults: assets ## what dies, breaks, fills up or lies, and the daemon killed between any two steps of what it does
+	$(IN_TESTBED) $(CARGO) test $(ALL) --test e2e -- faults:: $(LABELLED)
 
 conformance: assets ## critest, the CRI's conformance suite, in the test bed
 	tests/images/conformance
@@ -116,4 +116,4 @@ test: deps ## every test
 	$(MAKE) unit
 	$(MAKE) kernel
 	$(MAKE) testbed
-	$(MAKE) --jobs=2 pods machines conformance crashes
+	$(MAKE) --jobs=2 pods machines conformance faults

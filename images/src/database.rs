@@ -6,7 +6,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use redb::DatabaseError;
+use redb::{DatabaseError, ReadTransaction, ReadableDatabase, WriteTransaction};
+
+/// What is asked of a file of records, or why it cannot be had.
+pub type Done<T> = Result<T, redb::Error>;
 
 /// The file, and whether it is open.
 pub struct Database {
@@ -24,14 +27,27 @@ impl Database {
         Ok(Self { path: path.to_owned(), open: Mutex::new(Some(open)) })
     }
 
-    /// Does `work`; once more with the file opened again when the disk has failed, in it or before.
+    /// Reads; once more with the file opened again when the disk has failed, now or before.
     ///
     /// # Errors
     /// What `work` says, or the opening.
-    pub fn with<T>(
-        &self,
-        work: impl Fn(&redb::Database) -> Result<T, redb::Error>,
-    ) -> Result<T, redb::Error> {
+    pub fn look<T>(&self, work: impl Fn(&ReadTransaction) -> Done<T>) -> Done<T> {
+        self.with(|open| work(&open.begin_read()?))
+    }
+
+    /// Changes the file, wholly or not at all, and on the disk when this returns; tries as [`Self::look`] does.
+    ///
+    /// # Errors
+    /// What `work` says, or the opening.
+    pub fn change(&self, work: impl Fn(&WriteTransaction) -> Done<()>) -> Done<()> {
+        self.with(|open| {
+            let write = open.begin_write()?;
+            work(&write)?;
+            Ok(write.commit()?)
+        })
+    }
+
+    fn with<T>(&self, work: impl Fn(&redb::Database) -> Done<T>) -> Done<T> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = match &*open {
             Some(database) => work(database),

@@ -81,7 +81,7 @@ fn ok<T>(answer: T) -> Result<Response<T>, Status> {
 }
 
 fn exit() -> Option<ExitStatus> {
-    Some(ExitStatus { code: i32::MIN, time_nanos: i64::MAX, oom_killed: false })
+    Some(ExitStatus { code: i32::MIN, lived_nanos: u64::MAX, oom_killed: false })
 }
 
 #[tonic::async_trait]

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use husk_proto::agent::{ExecRequest, ExitStatus};
+use husk_proto::agent::ExecRequest;
 
 use super::{Container, MAX_EXECS, Stage, Tools, spec, terminal_size};
-use crate::clock;
 use crate::error::{Error, Result};
 use crate::helper::{self, ExecTask, Task, launch};
 use crate::ids;
@@ -76,8 +75,7 @@ impl Container {
         tools.reaper.watch(
             pid,
             Box::new(move |code| {
-                let oom_killed = cgroup.oom_killed();
-                process.ended(ExitStatus { code, time_nanos: clock::now_nanos(), oom_killed });
+                process.ended(code, cgroup.oom_killed());
             }),
         );
         drop(starting);

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use husk_proto::agent::ExitStatus;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::namespaces::Shared;
 use super::{Container, PidNamespace, Stage, Tools, namespaces};
-use crate::clock;
 use crate::error::{Error, Result};
 use crate::helper::{self, Task, launch};
 use crate::paths;
@@ -40,7 +38,7 @@ impl Container {
             if let Err(e) = self.cgroup.kill() {
                 tracing::warn!(container = self.id, "after a failed start: {e}");
             }
-            self.process.ended(ExitStatus { code, time_nanos: clock::now_nanos(), oom_killed: false });
+            self.process.ended(code, false);
             self.process.output.close();
         }
         started
@@ -110,7 +108,6 @@ impl Container {
         if let Err(e) = self.cgroup.kill() {
             tracing::warn!(container = self.id, "killing what the container left: {e}");
         }
-        let oom_killed = self.cgroup.oom_killed();
-        self.process.ended(ExitStatus { code, time_nanos: clock::now_nanos(), oom_killed });
+        self.process.ended(code, self.cgroup.oom_killed());
     }
 }

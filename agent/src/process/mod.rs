@@ -5,7 +5,8 @@ mod pump;
 pub mod stdio;
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use husk_proto::agent::{ExitStatus, OutputStream, TerminalSize};
 use tokio::io::unix::AsyncFd;
@@ -36,6 +37,7 @@ pub struct Process {
     /// Of the terminal, from its beginning.
     initial_size: Mutex<Option<TerminalSize>>,
     pid: Mutex<Option<i32>>,
+    started: OnceLock<Instant>,
 }
 
 impl Process {
@@ -48,6 +50,7 @@ impl Process {
             terminal: Mutex::new(None),
             initial_size: Mutex::new(None),
             pid: Mutex::new(None),
+            started: OnceLock::new(),
         })
     }
 
@@ -74,12 +77,16 @@ impl Process {
     /// Notes that the process runs.
     pub fn started(&self, pid: i32) {
         *self.pid.lock().unwrap_or_else(PoisonError::into_inner) = Some(pid);
+        // A process is started once.
+        let _ = self.started.set(Instant::now());
     }
 
-    /// Notes the process's end.
-    pub fn ended(&self, exit: ExitStatus) {
+    /// Notes the process's end: its exit code, and whether the kernel killed it for want of memory.
+    pub fn ended(&self, code: i32, oom_killed: bool) {
         *self.pid.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.exit.send_replace(Some(exit));
+        let lived = self.started.get().map(Instant::elapsed).unwrap_or_default();
+        let lived_nanos = u64::try_from(lived.as_nanos()).unwrap_or(u64::MAX);
+        self.exit.send_replace(Some(ExitStatus { code, lived_nanos, oom_killed }));
     }
 
     /// How the process ended, if it has.

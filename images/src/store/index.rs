@@ -6,16 +6,11 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use redb::{
-    DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
-};
+use redb::{DatabaseError, ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::database::Database;
+use crate::database::{Database, Done};
 use crate::error::{ImageError, Result};
-
-/// What is done within a transaction.
-type Done<T> = std::result::Result<T, redb::Error>;
 
 const IMAGES: TableDefinition<&str, &[u8]> = TableDefinition::new("images");
 const LAYERS: TableDefinition<&str, &[u8]> = TableDefinition::new("layers");
@@ -190,16 +185,11 @@ impl Index {
     }
 
     fn look<T>(&self, work: impl Fn(&ReadTransaction) -> Done<T>) -> Result<T> {
-        self.db.with(|db| work(&db.begin_read()?)).map_err(failed)
+        self.db.look(work).map_err(failed)
     }
 
     fn change(&self, work: impl Fn(&WriteTransaction) -> Done<()>) -> Result<()> {
-        let outcome = self.db.with(|db| {
-            let write = db.begin_write()?;
-            work(&write)?;
-            Ok(write.commit()?)
-        });
-        outcome.map_err(failed)
+        self.db.change(work).map_err(failed)
     }
 }
 
@@ -221,7 +211,8 @@ fn failed(error: redb::Error) -> ImageError {
 /// What lies in the place of the index, or is left of it.
 fn unusable(path: &Path, error: DatabaseError) -> ImageError {
     let what = format!(
-        "the image store's index {}, which is damaged if its disk is not: move the image store's directory away, and pull          the images again",
+        "the image store's index {}, which is damaged if its disk is not: move the image store's directory away, and pull the \
+         images again",
         path.display()
     );
     match failed(error.into()) {

@@ -71,7 +71,9 @@ impl Node {
                         (false, 0) => "Completed",
                         (false, _) => "Error",
                     };
-                    node.record_exit_at(&container, exit.time_nanos, code, reason, "")
+                    let started = container.record().started_at;
+                    let at = started.saturating_add_unsigned(exit.lived_nanos);
+                    node.record_exit_at(&container, at, code, reason, "")
                 }
             };
             if let Err(e) = recorded {
@@ -86,8 +88,8 @@ impl Node {
         self.record_exit_at(container, now_nanos(), code, reason, message)
     }
 
-    /// The same when the guest says when it was, nanoseconds since the Unix epoch: it may be long ago, where no daemon was
-    /// there to see it. A guest whose clock is wrong, or who lies, is believed within the container's own life.
+    /// The same when it is known when it was, nanoseconds since the Unix epoch: it may be long ago, where no daemon was
+    /// there to see it. A guest that lies about it is believed within the container's own life.
     fn record_exit_at(
         &self,
         container: &Container,

@@ -10,7 +10,7 @@ use std::path::Path;
 use husk_failpoint::reach;
 use husk_images::Database;
 use prost::Message;
-use redb::{DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, WriteTransaction};
+use redb::{DatabaseError, ReadableTable, StorageError, TableDefinition, WriteTransaction};
 
 pub use records::{ContainerRecord, HostDevice, Medium, Phase, SandboxRecord};
 
@@ -104,18 +104,13 @@ impl Store {
     }
 
     fn change(&self, work: impl Fn(&WriteTransaction) -> Result<(), redb::Error>) -> Result<()> {
-        let outcome = self.db.with(|db| {
-            let write = db.begin_write()?;
-            work(&write)?;
-            Ok(write.commit()?)
-        });
-        outcome.map_err(failed)
+        self.db.change(work).map_err(failed)
     }
 
     fn all<T: Message + Default>(&self, table: TableDefinition<&str, &[u8]>) -> Result<Vec<T>> {
-        let rows = self.db.with(|db| {
+        let rows = self.db.look(|read| {
             let mut rows = Vec::new();
-            for row in db.begin_read()?.open_table(table)?.iter()? {
+            for row in read.open_table(table)?.iter()? {
                 let (key, value) = row?;
                 rows.push((key.value().to_owned(), value.value().to_vec()));
             }

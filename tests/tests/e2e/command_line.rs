@@ -8,7 +8,7 @@ use std::sync::Arc;
 use husk_tests::{Bed, Daemon, step};
 use tempfile::TempDir;
 
-use crate::faults::without_kvm;
+use crate::faults::parts::without_kvm;
 
 /// A configuration of its own, beside the daemon's.
 pub struct Own {

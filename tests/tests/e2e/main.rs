@@ -6,15 +6,12 @@ mod bad_input;
 mod cgroups;
 mod churn;
 mod command_line;
-mod crashes;
 mod crictl;
 mod disks;
 mod events;
 mod exec;
 mod faults;
 mod handlers;
-mod host_faults;
-mod hostile_agent;
 mod images;
 mod isolation;
 mod life;
@@ -25,7 +22,6 @@ mod metrics;
 mod network;
 mod operator;
 mod process;
-mod restart;
 mod streaming;
 mod templates;
 mod user_namespaces;
@@ -110,13 +106,25 @@ fn text(panic: &(dyn std::any::Any + Send)) -> String {
     text.unwrap_or("a panic without a text").to_owned()
 }
 
+fn trial(shared: &Arc<Shared>, name: &'static str, test: Test) -> Trial {
+    let shared = Arc::clone(shared);
+    Trial::test(name, move || shared.run(name, test))
+}
+
+/// The tests of modules, or of modules in a folder, by their paths.
 macro_rules! trials {
-    ($shared:expr; $($module:ident: $($name:ident),+;)+) => {
-        vec![$($({
-            let shared = Arc::clone(&$shared);
-            let name = concat!(stringify!($module), "::", stringify!($name));
-            Trial::test(name, move || shared.run(name, |bed| Box::pin($module::$name(bed))))
-        },)+)+]
+    ($shared:expr; @ [] $module:ident: $($name:ident),+) => {
+        vec![$(trial(&$shared, concat!(stringify!($module), "::", stringify!($name)), |bed| Box::pin($module::$name(bed)))),+]
+    };
+    ($shared:expr; @ [$folder:ident] $module:ident: $($name:ident),+) => {
+        vec![$(trial(
+            &$shared,
+            concat!(stringify!($folder), "::", stringify!($module), "::", stringify!($name)),
+            |bed| Box::pin($folder::$module::$name(bed)),
+        )),+]
+    };
+    ($shared:expr; $($([$folder:ident])? $module:ident: $($name:ident),+;)+) => {
+        [$(trials![$shared; @ [$($folder)?] $module: $($name),+]),+].into_iter().flatten().collect()
     };
 }
 
@@ -126,7 +134,7 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let runtime = Runtime::new().expect("start the async runtime");
     let shared = Arc::new(Shared { runtime, bed: Mutex::new(None), second_chances: second_chances().into() });
-    let trials = trials![shared;
+    let trials: Vec<Trial> = trials![shared;
         crictl: whole_life;
         process: image_configuration, request_overrides_image, users_and_groups, read_only_root, exit_codes_and_reasons,
             command_not_in_image, out_of_memory, stop_signal_and_timeout, isolation, shared_processes, seccomp, limits_and_figures;
@@ -140,14 +148,14 @@ fn main() -> ExitCode {
         disks: container_disk, partitions, from_files, debian;
         bad_input: incomplete_requests, host_namespaces, log_paths, oversize_request, checkpoints,
             what_is_not_served;
-        faults: plugin_fails_to_add, plugin_fails_to_delete, no_network_configured, no_kvm, vmm_killed, volume_server_killed;
+        [faults] parts: plugin_fails_to_add, plugin_fails_to_delete, no_network_configured, no_kvm, vmm_killed, volume_server_killed;
         isolation: doors, monitors, a_call_that_is_not_allowed, users_run_out, volume_servers, conversion_workers;
-        restart: pod_goes_on, vmm_dies_meanwhile;
-        crashes: while_a_pod_starts, while_a_pod_is_removed, while_a_container_starts, while_a_container_ends,
+        [faults] restart: pod_goes_on, vmm_dies_meanwhile;
+        [faults] crashes: while_a_pod_starts, while_a_pod_is_removed, while_a_container_starts, while_a_container_ends,
             while_an_image_comes_and_goes;
         handlers: tuned;
-        hostile_agent: harms_nobody;
-        host_faults: damaged_store, full_disk, full_log_disk, caller_goes_away, clock_jumps;
+        [faults] hostile_agent: harms_nobody;
+        [faults] host: damaged_store, full_disk, full_log_disk, caller_goes_away, clock_jumps;
         templates: clones_differ, clone_of_own_size, small_sizes, who_shares, killed_while_one_is_made;
         volumes: seen_from_both_sides, read_only, propagation, malformed_requests, after_a_restart, share_is_sealed, removed_on_the_host;
         volume_kinds: images, memory, block_device, read_only_device, other_devices;
