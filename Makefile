@@ -19,7 +19,7 @@ IN_TESTBED := $(RUNNER)=$(CURDIR)/tests/testbed/run
 IN_NAMESPACE := $(RUNNER)="unshare --mount --propagation private"
 
 .DEFAULT_GOAL := build
-.PHONY: help deps tools build lint unit kernel initramfs images testbed assets e2e machines pods faults conformance kubelet install bench bench-vmm bench-images fuzz demo test
+.PHONY: help deps tools build lint unit kernel initramfs images testbed assets e2e machines pods faults conformance kubelet install bench bench-vmm bench-images load soak fuzz demo test
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -93,6 +93,13 @@ bench-images: ## pulling images beside containerd, skopeo with umoci, and podman
 	$(CARGO) build $(ALL) --all-targets
 	tests/images/bench
 	$(RELEASE)/husk-bench-images
+
+load: assets ## a node with many pods, commands, connections, logs and records, in the test bed
+	HUSK_TESTBED_MEMORY=14G tests/testbed/run $(CURDIR)/$(RELEASE)/husk-load density execs forwards logs history storm
+
+SOAK_MINUTES ?= 60
+soak: assets ## everything at once for SOAK_MINUTES, and what has grown
+	tests/testbed/run $(CURDIR)/$(RELEASE)/husk-load soak=$(SOAK_MINUTES)
 
 DESTDIR ?=
 install: ## install the programs, the guest and the systemd unit (built before) below DESTDIR

@@ -14,6 +14,9 @@ use tonic::{Code, Status};
 /// No call of a test may take longer.
 const CALL_LIMIT: Duration = Duration::from_secs(120);
 
+/// The largest answer, bytes: what kubelet and crictl allow.
+const MAX_MESSAGE: usize = 16 << 20;
+
 /// Both services. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -34,7 +37,7 @@ impl Client {
 
     /// RuntimeService, for calls whose refusal is tested.
     pub fn runtime(&self) -> RuntimeServiceClient<Channel> {
-        RuntimeServiceClient::new(self.channel.clone())
+        RuntimeServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     /// ImageService.
@@ -58,6 +61,12 @@ impl Client {
     pub async fn pods(&self, filter: cri::PodSandboxFilter) -> Vec<cri::PodSandbox> {
         let request = cri::ListPodSandboxRequest { filter: Some(filter) };
         self.runtime().list_pod_sandbox(request).await.expect("ListPodSandbox").into_inner().items
+    }
+
+    /// The figures of all pods.
+    pub async fn pod_stats(&self) -> Vec<cri::PodSandboxStats> {
+        let request = cri::ListPodSandboxStatsRequest::default();
+        self.runtime().list_pod_sandbox_stats(request).await.expect("ListPodSandboxStats").into_inner().stats
     }
 
     /// The containers that a filter lets through.

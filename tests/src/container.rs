@@ -42,7 +42,12 @@ impl Container {
 
     /// Waits until it has exited.
     pub async fn wait(&self) -> cri::ContainerStatus {
-        wait_for("the container's exit", RUN_LIMIT, || async {
+        self.wait_within(RUN_LIMIT).await
+    }
+
+    /// The same with a limit of the caller's.
+    pub async fn wait_within(&self, limit: Duration) -> cri::ContainerStatus {
+        wait_for("the container's exit", limit, || async {
             Some(self.status().await).filter(|status| status.state() == cri::ContainerState::ContainerExited)
         })
         .await

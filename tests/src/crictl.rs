@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::{Daemon, Paths, run};
+use crate::{Daemon, Paths, Watched, run};
 
 /// crictl, bound to one daemon.
 #[derive(Clone, Debug)]
@@ -53,6 +53,18 @@ impl Crictl {
         let pipes =
             self.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         pipes.expect("start crictl")
+    }
+
+    /// Forwards from a local port, which crictl chooses, to a pod's.
+    pub async fn forward(&self, pod: &str, transport: &str, port: u16) -> (Watched, u16) {
+        let args = ["port-forward", "--transport", transport, pod, &format!(":{port}")];
+        let client = Watched::watch(self.spawn(&args));
+        client.wait_print(&format!("-> {port}")).await;
+        let printed = client.printed();
+        let local =
+            printed.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or_default();
+        let local = local.parse().unwrap_or_else(|_| panic!("crictl tells no port: {printed:?}"));
+        (client, local)
     }
 
     /// Starts a line of shell on a terminal of its own, with `"$@"` for the crictl command; what the terminal shows

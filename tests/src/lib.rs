@@ -25,6 +25,7 @@ mod spec;
 pub mod streams;
 mod tap;
 mod vmm;
+mod watched;
 
 pub use bed::Bed;
 pub use client::{Client, expect_code};
@@ -46,3 +47,4 @@ pub use registry::{REGISTRY_PASSWORD, REGISTRY_USER, Registry, RegistryOptions};
 pub use spec::{BUSYBOX, container, image, pod, unique};
 pub use tap::inherited_tap;
 pub use vmm::Vmm;
+pub use watched::Watched;

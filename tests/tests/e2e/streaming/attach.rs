@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use husk_proto::cri;
-use husk_tests::{Bed, container, pod, step};
+use husk_tests::{Bed, Watched, container, pod, step};
 
-use super::{Client, TRANSPORTS};
+use super::TRANSPORTS;
 
 /// Output from now on, for several clients, beside a log that has all of it.
 pub async fn attached_output(bed: Arc<Bed>) {
@@ -20,8 +20,8 @@ pub async fn attached_output(bed: Arc<Bed>) {
     container.wait_log("early").await;
     let crictl = bed.crictl();
     let attach =
-        |transport| Client::watch(crictl.spawn(&["attach", "--transport", transport, &container.id]));
-    let mut clients: Vec<Client> = TRANSPORTS.map(attach).into();
+        |transport| Watched::watch(crictl.spawn(&["attach", "--transport", transport, &container.id]));
+    let mut clients: Vec<Watched> = TRANSPORTS.map(attach).into();
     // One more, which goes away in the middle.
     let mut lost = attach("spdy");
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
@@ -61,7 +61,7 @@ pub async fn attached_input(bed: Arc<Bed>) {
         let many = pod.start(cri::ContainerConfig { stdin: true, ..container("many", script) }).await;
         for text in ["first", "second"] {
             let args = ["attach", "-i", "--transport", transport, &many.id];
-            let mut client = Client::watch(bed.crictl().spawn(&args));
+            let mut client = Watched::watch(bed.crictl().spawn(&args));
             client.write(&format!("{text}\n"));
             client.wait_print(&format!("got {text}\n")).await;
             client.kill();
@@ -82,7 +82,7 @@ pub async fn attached_terminal(bed: Arc<Bed>) {
         let container = pod.start(config).await;
         let args = ["attach", "-it", "--transport", transport, &container.id];
         let terminal = "stty rows 33 cols 77; exec \"$@\"";
-        let mut client = Client::watch(bed.crictl().on_terminal(terminal, &args));
+        let mut client = Watched::watch(bed.crictl().on_terminal(terminal, &args));
         client.wait_print("sized").await;
         client.write("typed\r");
         client.wait_print("<typed>").await;

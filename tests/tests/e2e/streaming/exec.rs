@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use husk_tests::{Bed, Container, container, pod, step, wait_for};
+use husk_tests::{Bed, Container, Watched, container, pod, step, wait_for};
 use sha2::{Digest, Sha256};
 
-use super::{Client, TRANSPORTS};
+use super::TRANSPORTS;
 
 async fn sleeper(bed: &Bed) -> Container {
     bed.pod(pod("streaming")).await.start(container("sleeper", "sleep 3600")).await
@@ -80,7 +80,7 @@ pub async fn terminal(bed: Arc<Bed>) {
                       until [ \"$(stty size)\" = '45 123' ]; do sleep 0.2; done; echo sec''ond; \
                       read line; echo \"<$line>\" >&2; exit 7";
         let args = ["exec", "-it", "--transport", transport, &container.id, "sh", "-c", inside];
-        let mut client = Client::watch(bed.crictl().on_terminal(&local, &args));
+        let mut client = Watched::watch(bed.crictl().on_terminal(&local, &args));
         client.wait_print("first").await;
         client.wait_print("/dev/pts/").await;
         std::fs::write(&trigger, "").expect("ask for the other size");
@@ -125,7 +125,7 @@ pub async fn killed_client(bed: Arc<Bed>) {
             let mut stdin = stdin.expect("standard input is a pipe");
             std::thread::spawn(move || std::io::copy(&mut std::io::repeat(b'x'), &mut stdin))
         });
-        let mut client = Client::watch(child);
+        let mut client = Watched::watch(child);
         wait_for("the command", Duration::from_secs(60), || async {
             container.exec("ps").await.contains("sleep 4321").then_some(())
         })

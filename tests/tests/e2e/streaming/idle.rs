@@ -11,7 +11,7 @@ use husk_tests::{Bed, container, expect_code, pod, step, wait_for};
 use tonic::Code;
 
 use super::TRANSPORTS;
-use super::ports::{connect, forward};
+use super::ports::connect;
 use super::urls::{UPGRADE, request};
 
 /// How many connections the daemon says that it serves.
@@ -94,7 +94,7 @@ pub async fn idle_streams(bed: Arc<Bed>) {
 
     for transport in TRANSPORTS {
         step(format!("more connections than one client may have, over {transport}"));
-        let (client, local) = forward(&bed, &pod, transport, 9000).await;
+        let (client, local) = bed.crictl().forward(&pod.id, transport, 9000).await;
         let mut carried = Vec::new();
         for number in 0..PAIRS {
             let mut stream = connect(local);

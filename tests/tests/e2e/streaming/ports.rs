@@ -5,22 +5,10 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use husk_tests::{Bed, Pod, container, pod, step};
+use husk_tests::{Bed, container, pod, step};
 use sha2::{Digest, Sha256};
 
-use super::{Client, TRANSPORTS};
-
-/// A client that forwards from a local port, which crictl chooses.
-pub async fn forward(bed: &Bed, pod: &Pod, transport: &str, port: u16) -> (Client, u16) {
-    let args = ["port-forward", "--transport", transport, &pod.id, &format!(":{port}")];
-    let client = Client::watch(bed.crictl().spawn(&args));
-    client.wait_print(&format!("-> {port}")).await;
-    let printed = client.printed();
-    let local =
-        printed.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or_default();
-    let local = local.parse().unwrap_or_else(|_| panic!("crictl tells no port: {printed:?}"));
-    (client, local)
-}
+use super::TRANSPORTS;
 
 pub fn connect(port: u16) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", port)).expect("connect to crictl");
@@ -49,7 +37,7 @@ pub async fn forwarded_ports(bed: Arc<Bed>) {
     let hash = server.text().split(' ').next().unwrap_or_default().to_owned();
     for transport in TRANSPORTS {
         step(format!("forward over {transport}"));
-        let (client, local) = forward(&bed, &pod, transport, 8080).await;
+        let (client, local) = bed.crictl().forward(&pod.id, transport, 8080).await;
         assert_eq!(get(local, "/small"), b"small\n");
         let many: Vec<_> = (0..6).map(|_| std::thread::spawn(move || get(local, "/data"))).collect();
         for data in many {
@@ -60,11 +48,11 @@ pub async fn forwarded_ports(bed: Arc<Bed>) {
         drop(client);
 
         step("the loopback of IPv6");
-        let (_client, local) = forward(&bed, &pod, transport, 8081).await;
+        let (_client, local) = bed.crictl().forward(&pod.id, transport, 8081).await;
         assert_eq!(get(local, "/small"), b"small\n");
 
         step("one side closes, and the other goes on");
-        let (_client, local) = forward(&bed, &pod, transport, 9000).await;
+        let (_client, local) = bed.crictl().forward(&pod.id, transport, 9000).await;
         let mut stream = connect(local);
         stream.write_all(&[7; 300_000]).expect("send");
         stream.shutdown(std::net::Shutdown::Write).expect("close one side");
@@ -80,7 +68,7 @@ pub async fn refused_port(bed: Arc<Bed>) {
     let container = pod.start(container("idle", "sleep 3600")).await;
     for transport in TRANSPORTS {
         step(format!("a closed port over {transport}"));
-        let (client, local) = forward(&bed, &pod, transport, 4321).await;
+        let (client, local) = bed.crictl().forward(&pod.id, transport, 4321).await;
         let mut stream = connect(local);
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
