@@ -159,7 +159,7 @@ impl Node {
 
     /// The containers of a pod.
     pub fn containers_of(&self, sandbox_id: &str) -> Vec<Arc<Container>> {
-        self.containers().into_iter().filter(|c| lock(&c.record).sandbox_id == sandbox_id).collect()
+        self.containers().into_iter().filter(|c| c.seen(|record| record.sandbox_id == sandbox_id)).collect()
     }
 
     /// Adds a pod. `settle` refuses one that cannot be beside the others, or gives it what none of them has; all of it
@@ -173,15 +173,18 @@ impl Node {
         let others: Vec<_> = pods.values().map(|pod| pod.record()).collect();
         settle(&mut record, &others)?;
         self.store.put_sandbox(&record)?;
-        let pod = Arc::new(Pod {
-            id: record.id.clone(),
-            record: Mutex::new(record),
-            changing: tokio::sync::Mutex::new(()),
-            vm: Mutex::new(None),
-            live: RwLock::new(None),
-        });
+        let pod = Arc::new(Pod::new(record));
         pods.insert(pod.id.clone(), pod.clone());
         Ok(pod)
+    }
+
+    /// Takes the pods and containers that the store has: they were beside each other before.
+    pub fn take_recorded(&self, pods: Vec<SandboxRecord>, containers: Vec<ContainerRecord>) {
+        let pods = pods.into_iter().map(|record| (record.id.clone(), Arc::new(Pod::new(record))));
+        lock(&self.pods).extend(pods);
+        let containers =
+            containers.into_iter().map(|record| (record.id.clone(), Arc::new(Container::new(record))));
+        lock(&self.containers).extend(containers);
     }
 
     /// Adds a container unless it cannot be beside one of the others, as `beside` says; both under one lock.
@@ -191,16 +194,9 @@ impl Node {
         beside: impl Fn(&ContainerRecord) -> Result<()>,
     ) -> Result<Arc<Container>> {
         let mut containers = lock(&self.containers);
-        containers.values().try_for_each(|other| beside(&other.record()))?;
+        containers.values().try_for_each(|other| beside(&lock(&other.record)))?;
         self.store.put_container(&record)?;
-        let container = Arc::new(Container {
-            id: record.id.clone(),
-            exited: watch::Sender::new(record.phase() >= Phase::Stopped),
-            record: Mutex::new(record),
-            stepping: Mutex::default(),
-            changing: tokio::sync::Mutex::new(()),
-            logger: Mutex::new(None),
-        });
+        let container = Arc::new(Container::new(record));
         containers.insert(container.id.clone(), container.clone());
         Ok(container)
     }
@@ -278,6 +274,16 @@ impl Node {
 }
 
 impl Pod {
+    fn new(record: SandboxRecord) -> Pod {
+        Pod {
+            id: record.id.clone(),
+            record: Mutex::new(record),
+            changing: tokio::sync::Mutex::new(()),
+            vm: Mutex::new(None),
+            live: RwLock::new(None),
+        }
+    }
+
     /// A copy of its record.
     pub fn record(&self) -> SandboxRecord {
         lock(&self.record).clone()
@@ -293,9 +299,25 @@ impl Pod {
 }
 
 impl Container {
+    fn new(record: ContainerRecord) -> Container {
+        Container {
+            id: record.id.clone(),
+            exited: watch::Sender::new(record.phase() >= Phase::Stopped),
+            record: Mutex::new(record),
+            stepping: Mutex::default(),
+            changing: tokio::sync::Mutex::new(()),
+            logger: Mutex::new(None),
+        }
+    }
+
     /// A copy of its record.
     pub fn record(&self) -> ContainerRecord {
         lock(&self.record).clone()
+    }
+
+    /// What `look` sees in its record; for thousands of containers, that is less than a copy of each.
+    pub fn seen<T>(&self, look: impl FnOnce(&ContainerRecord) -> T) -> T {
+        look(&lock(&self.record))
     }
 
     /// Returns when the container is known to have exited.

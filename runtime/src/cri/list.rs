@@ -8,6 +8,7 @@ use tonic::Status;
 use super::view;
 use crate::error::Error;
 use crate::node::Node;
+use crate::store::ContainerRecord;
 
 /// Do the labels hold every one of the selector?
 pub fn selected(labels: &HashMap<String, String>, selector: &HashMap<String, String>) -> bool {
@@ -32,12 +33,15 @@ pub fn pods(node: &Node, filter: Option<cri::PodSandboxFilter>) -> Vec<cri::PodS
 /// The containers that the filter lets through, the youngest first.
 pub fn containers(node: &Node, filter: Option<cri::ContainerFilter>) -> Vec<cri::Container> {
     let filter = filter.unwrap_or_default();
+    let in_filter = |record: &ContainerRecord| {
+        record.sandbox_id.starts_with(&filter.pod_sandbox_id)
+            && filter.state.is_none_or(|wanted| wanted.state == i32::from(view::container_state(record)))
+    };
     let mut containers: Vec<cri::Container> = node
         .containers()
         .into_iter()
+        .filter(|container| container.id.starts_with(&filter.id) && container.seen(in_filter))
         .map(|container| view::container(container.record()))
-        .filter(|c| c.id.starts_with(&filter.id) && c.pod_sandbox_id.starts_with(&filter.pod_sandbox_id))
-        .filter(|c| filter.state.is_none_or(|wanted| wanted.state == c.state))
         .filter(|c| selected(&c.labels, &filter.label_selector))
         .collect();
     containers.sort_by_key(|container| std::cmp::Reverse(container.created_at));

@@ -52,7 +52,8 @@ pub fn sandbox_status(record: SandboxRecord) -> cri::PodSandboxStatus {
     }
 }
 
-fn container_state(record: &ContainerRecord) -> cri::ContainerState {
+/// In the CRI's words.
+pub fn container_state(record: &ContainerRecord) -> cri::ContainerState {
     match record.phase() {
         Phase::Creating | Phase::Created => cri::ContainerState::ContainerCreated,
         Phase::Running => cri::ContainerState::ContainerRunning,

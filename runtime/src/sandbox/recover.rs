@@ -24,16 +24,15 @@ impl Node {
     /// Takes the records and the living VMs in hand: ready pods go on, half-made and half-removed ones are
     /// swept, and so is whatever belongs to no record.
     pub async fn recover(self: &Arc<Self>) -> Result<()> {
-        for record in self.store.sandboxes()? {
-            self.add_pod(record, |_, _| Ok(()))?;
+        let pods = self.store.sandboxes()?;
+        let known: HashSet<&str> = pods.iter().map(|record| record.id.as_str()).collect();
+        let (made, half): (Vec<_>, Vec<_>) = self.store.containers()?.into_iter().partition(|record| {
+            known.contains(record.sandbox_id.as_str()) && record.phase() != Phase::Creating
+        });
+        for record in half {
+            self.store.delete_container(&record.id)?;
         }
-        for record in self.store.containers()? {
-            if self.pod(&record.sandbox_id).is_ok() && record.phase() != Phase::Creating {
-                self.add_container(record, |_| Ok(()))?;
-            } else {
-                self.store.delete_container(&record.id)?;
-            }
-        }
+        self.take_recorded(pods, made);
         let mut recoveries = tokio::task::JoinSet::new();
         for pod in self.pods() {
             let node = self.clone();
