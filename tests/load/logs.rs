@@ -15,6 +15,9 @@ const PODS: usize = 4;
 /// How long a writer may take.
 const LIMIT: Duration = Duration::from_secs(600);
 
+/// Lines that are written again and again: making each would take longer than writing it.
+const BLOCK: usize = 2000;
+
 /// A line, without its end.
 const LINE: &str =
     "the quick brown fox jumps over the lazy dog, and the lazy dog does not mind it at all, or so it says";
@@ -22,15 +25,20 @@ const LINE: &str =
 /// Writes to nowhere, which is what the guests can do, and then to logs, all of which must be whole.
 pub async fn run(bed: &Bed, mib: usize) -> String {
     let calls = Calls::default();
-    let lines = (mib << 20) / PODS / (LINE.len() + 1);
-    let write = |target: &str| format!("yes '{LINE}' | head -n {lines}{target}");
+    let times = (mib << 20).div_ceil(PODS * BLOCK * (LINE.len() + 1));
+    let lines = times * BLOCK;
+    let write = |target: &str| {
+        format!(
+            "yes '{LINE}' | head -n {BLOCK} >/tmp/block; for i in $(seq {times}); do cat /tmp/block; done{target}"
+        )
+    };
     let mut pods: Vec<Pod> = Vec::new();
     for _ in 0..PODS {
         pods.push(life::begin(bed, &calls, "start", "sleep 36000").await.0);
     }
     let before = Gauge::read(bed);
     step("to nowhere");
-    let (floor, _) = written(&pods, &calls, &write(" >/dev/null")).await;
+    let (floor, _) = written(&pods, &calls, &write(" | cat >/dev/null")).await;
     step("to logs");
     let (took, containers) = written(&pods, &calls, &write("")).await;
     let after = Gauge::read(bed);
