@@ -26,6 +26,9 @@ const SETTLE: Duration = Duration::from_secs(15);
 /// Descriptors and threads that may be more at one time than at another.
 const SLACK: usize = 4;
 
+/// Resident memory that may be more at one time than at another, KiB; beyond it, 1 KiB for each life.
+const MEMORY_SLACK: f64 = 1024.0;
+
 /// Pods come and go, with commands, logs, connections, images and figures, beside one that stays and counts.
 pub async fn run(bed: &Bed, minutes: usize) -> String {
     let calls = Calls::default();
@@ -89,8 +92,10 @@ fn grown(first: usize, before: &Gauge, last: usize, after: &Gauge) -> String {
     ] {
         assert!(after <= before + slack, "{what} have grown from {before} to {after} in {lives} lives");
     }
-    // Less than a page for each life is the allocator's matter.
-    assert!(kib <= 4.0 * lives as f64, "the daemon's memory has grown by {kib} KiB in {lives} lives");
+    assert!(
+        kib <= MEMORY_SLACK + lives as f64,
+        "the daemon's memory has grown by {kib} KiB in {lives} lives"
+    );
     format!(
         "since the second round: {lives} lives; the daemon's memory by {kib} KiB, {:.2} a life; nothing else has grown\n",
         kib / lives as f64
