@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use husk_tests::{Bed, step};
+use husk_tests::{Bed, Pod, Watched, step};
 
 use crate::calls::Calls;
 use crate::gauge::Gauge;
@@ -19,17 +19,12 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Opens connections to echoing servers through the real crictl, keeps them all, and uses each.
 pub async fn run(bed: &Bed, connections: usize) -> String {
     let calls = Calls::default();
-    let crictl = bed.crictl();
     let mut pods = Vec::new();
     let mut open = Vec::new();
     let before = Gauge::read(bed);
     let begun = Instant::now();
     while open.len() < connections {
-        let (pod, container) =
-            life::begin(bed, &calls, "a server", "nc -ll -p 9000 -e cat & echo ready; wait").await;
-        container.wait_log("ready").await;
-        let transport = if pods.len().is_multiple_of(2) { "spdy" } else { "websocket" };
-        let (client, port) = crictl.forward(&pod.id, transport, 9000).await;
+        let (pod, client, port) = server(bed, &calls, "a server", pods.len()).await;
         for _ in 0..OF_A_CLIENT.min(connections - open.len()) {
             let number = open.len();
             let connection = tokio::task::spawn_blocking(move || opened(port, number));
@@ -60,6 +55,15 @@ pub async fn run(bed: &Bed, connections: usize) -> String {
             full.descriptors,
             full.rss,
         )
+}
+
+/// A pod that echoes, and a client that forwards from the local port to it; its number chooses the transport.
+pub async fn server(bed: &Bed, calls: &Calls, phase: &'static str, number: usize) -> (Pod, Watched, u16) {
+    let (pod, container) = life::begin(bed, calls, phase, "nc -ll -p 9000 -e cat & echo ready; wait").await;
+    container.wait_log("ready").await;
+    let transport = if number.is_multiple_of(2) { "spdy" } else { "websocket" };
+    let (client, port) = bed.crictl().forward(&pod.id, transport, 9000).await;
+    (pod, client, port)
 }
 
 /// A connection to a local port that has proved itself.

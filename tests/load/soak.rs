@@ -8,6 +8,7 @@ use husk_proto::cri;
 use husk_tests::{Bed, Container, step};
 
 use crate::calls::Calls;
+use crate::forwards;
 use crate::gauge::Gauge;
 use crate::life;
 
@@ -132,11 +133,8 @@ async fn work(bed: &Bed, calls: &Calls, lives: &AtomicUsize, until: Instant, wor
 
 /// A pod whose port is forwarded, and used.
 async fn connection(bed: &Bed, calls: &Calls, number: usize) {
-    let (pod, server) = life::begin(bed, calls, "soak", "nc -ll -p 9000 -e cat & echo ready; wait").await;
-    server.wait_log("ready").await;
-    let transport = if number.is_multiple_of(2) { "spdy" } else { "websocket" };
-    let (client, port) = bed.crictl().forward(&pod.id, transport, 9000).await;
-    let echo = tokio::task::spawn_blocking(move || drop(crate::forwards::opened(port, number)));
+    let (pod, client, port) = forwards::server(bed, calls, "soak", number).await;
+    let echo = tokio::task::spawn_blocking(move || drop(forwards::opened(port, number)));
     calls.timed("soak", "forwarded echo", echo).await.expect("the echo's thread");
     drop(client);
     life::end(&pod, calls, "soak").await;
