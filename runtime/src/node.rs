@@ -194,7 +194,7 @@ impl Node {
         beside: impl Fn(&ContainerRecord) -> Result<()>,
     ) -> Result<Arc<Container>> {
         let mut containers = lock(&self.containers);
-        containers.values().try_for_each(|other| beside(&lock(&other.record)))?;
+        containers.values().try_for_each(|other| other.seen(&beside))?;
         self.store.put_container(&record)?;
         let container = Arc::new(Container::new(record));
         containers.insert(container.id.clone(), container.clone());
