@@ -31,5 +31,5 @@ pub use config::RegistryConfig;
 pub use credentials::{Credentials, registry_of};
 pub use database::{Database, Done};
 pub use error::{ImageError, Result};
-pub use progress::{Progress, Silent, Step};
+pub use progress::{Progress, STEP_SPANS, Silent, Step};
 pub use store::{Damage, Disk, DiskExtent, Freed, Image, ImageStore, Usage, Verified};

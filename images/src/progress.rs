@@ -1,5 +1,13 @@
 //! How a pull tells what it does.
 
+/// The target of the tracing spans of a pull's steps: "resolve", "layer" with its digest, "merge".
+pub const STEP_SPANS: &str = "husk::step";
+
+/// A step's span.
+pub(crate) fn step_span(name: &'static str, digest: Option<&str>) -> tracing::Span {
+    tracing::error_span!(target: STEP_SPANS, "step", otel.name = name, digest)
+}
+
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step<'a> {

@@ -15,6 +15,9 @@ pub mod agent {
     tonic::include_proto!("husk.agent.v1");
 }
 
+/// The paths of all calls of the CRI, as in `/runtime.v1.RuntimeService/Version`.
+pub const CRI_PATHS: &[&str] = include!(concat!(env!("OUT_DIR"), "/cri_paths.rs"));
+
 mod id_range;
 mod ready;
 

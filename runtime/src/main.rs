@@ -17,6 +17,7 @@ mod id_mappings;
 mod mountinfo;
 mod network;
 mod node;
+mod observe;
 mod process;
 mod pull_progress;
 mod sandbox;

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::events::{Event, Events, Kind};
 use crate::guest::Guest;
 use crate::network::PodNetwork;
+use crate::observe::Metrics;
 use crate::sandbox::Size;
 use crate::store::{ContainerRecord, Phase, SandboxRecord, Store};
 use crate::template::Templates;
@@ -38,6 +39,8 @@ pub struct Node {
     pub events: Events,
     /// Where pods' cgroups are made.
     pub cgroups: Cgroups,
+    /// What has been done.
+    pub metrics: Metrics,
     pods: Mutex<HashMap<String, Arc<Pod>>>,
     containers: Mutex<HashMap<String, Arc<Container>>>,
 }
@@ -106,6 +109,7 @@ impl Node {
             network,
             scratch,
             cgroups,
+            metrics: Metrics::default(),
             events: Events::default(),
             pods,
             containers,
@@ -287,6 +291,11 @@ impl Pod {
     /// A copy of its record.
     pub fn record(&self) -> SandboxRecord {
         lock(&self.record).clone()
+    }
+
+    /// Where it is in its life.
+    pub fn phase(&self) -> Phase {
+        lock(&self.record).phase()
     }
 
     /// The VM and its agent; an error when the pod is not ready.

@@ -5,10 +5,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use husk_proto::cri;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid as ProcessId;
 
 use crate::{Client, Cni, Paths, entries, wait_for};
 
@@ -203,10 +204,30 @@ impl Daemon {
         }
     }
 
+    /// SIGTERM, and how long its end took.
+    ///
+    /// # Panics
+    /// When it does not end well.
+    pub async fn terminate(&self) -> Duration {
+        let begun = Instant::now();
+        kill(ProcessId::from_raw(self.pid() as i32), Signal::SIGTERM).expect("end the daemon");
+        let status = wait_for("the daemon's end", KILL_LIMIT, || async {
+            self.child().as_mut().expect("it was started").try_wait().expect("wait for the daemon")
+        })
+        .await;
+        assert!(status.success(), "{status}:\n{}", self.log_tail());
+        self.child().take();
+        begun.elapsed()
+    }
+
+    /// Its log, that of earlier processes included.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
     /// The last lines of its log.
     pub fn log_tail(&self) -> String {
-        let text = fs::read(&self.log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
+        let text = self.log();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
     }

@@ -6,13 +6,14 @@ use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use husk_failpoint::reach;
 use oci_spec::image::{Descriptor, ImageManifest};
+use tracing::Instrument;
 
 use super::Inner;
 use super::files::Scratch;
 use super::index::LayerRecord;
 use super::pins::Pinned;
 use crate::error::{ImageError, Result};
-use crate::progress::{Progress, Step};
+use crate::progress::{Progress, Step, step_span};
 use crate::source::{Content, Source};
 
 impl Inner {
@@ -41,7 +42,9 @@ impl Inner {
         // the whole future to be Send.
         let mut fetches: Vec<BoxFuture<'_, Result<()>>> = Vec::with_capacity(missing.len());
         for (layer, diff_id) in missing {
-            fetches.push(Box::pin(self.fetch_layer(source, layer, diff_id, pinned, progress)));
+            let span = step_span("layer", Some(layer.digest().as_ref()));
+            let fetch = self.fetch_layer(source, layer, diff_id, pinned, progress);
+            fetches.push(Box::pin(fetch.instrument(span)));
         }
         stream::iter(fetches).buffer_unordered(self.config.parallel_layers.max(1)).try_collect::<()>().await
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use husk_failpoint::reach;
 use oci_spec::image::ImageManifest;
 use sha2::{Digest, Sha256};
+use tracing::Instrument;
 
 use super::disk::Documents;
 use super::files::Scratch;
@@ -17,7 +18,7 @@ use crate::digest;
 use crate::error::{ImageError, IoContext, Result};
 use crate::image::DiskFile;
 use crate::manifest::{self, Document, check_config, parse_config};
-use crate::progress::{Progress, Step};
+use crate::progress::{Progress, Step, step_span};
 use crate::reference::{Reference, Version};
 use crate::registry::Repository;
 use crate::source::Source;
@@ -41,9 +42,13 @@ impl ImageStore {
         progress: &dyn Progress,
     ) -> Result<Image> {
         let reference = Reference::parse(reference)?;
-        let repository =
-            Repository::new(&self.inner.http, &self.inner.config, &reference, credentials).await?;
-        let top = repository.manifest(&reference.version).await?;
+        let resolve = async {
+            let repository =
+                Repository::new(&self.inner.http, &self.inner.config, &reference, credentials).await?;
+            let top = repository.manifest(&reference.version).await?;
+            Ok::<_, ImageError>((repository, top))
+        };
+        let (repository, top) = resolve.instrument(step_span("resolve", None)).await?;
         let mut names = vec![reference.at(&digest::of(&top)).to_string()];
         if let Version::Tag(_) = reference.version {
             names.push(reference.to_string());
@@ -81,7 +86,8 @@ impl Inner {
         let scratch = self.files.scratch()?;
         scratch.write("manifest", &manifest_bytes)?;
         scratch.write("config", &config_bytes)?;
-        if let Some(disk) = self.merge(&scratch, &id, &diff_ids).await? {
+        let merge = self.merge(&scratch, &id, &diff_ids).instrument(step_span("merge", None));
+        if let Some(disk) = merge.await? {
             let config_bytes = config_bytes.to_vec();
             let documents = Documents { id, config_bytes, manifest_bytes, names };
             return self.adopt_contained(&disk, &pinned, documents).await;

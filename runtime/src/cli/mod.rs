@@ -10,14 +10,14 @@ mod serve;
 mod table;
 mod terminal;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::observe::{self, Format, Traces};
 
 /// A container runtime for Kubernetes that gives every pod a kernel of its own.
 #[derive(Debug, Parser)]
@@ -29,6 +29,9 @@ struct Arguments {
     /// What to log: error, warn, info, debug, trace, or tracing's filter syntax
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
+    /// What the log's lines look like
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
+    log_format: Format,
     #[command(subcommand)]
     command: Command,
 }
@@ -64,15 +67,6 @@ enum Command {
 /// Parses, runs, and answers the exit code.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let quiet = !matches!(arguments.command, Command::Serve(_));
-    let filter = arguments.log.clone().unwrap_or_else(|| if quiet { "warn" } else { "info" }.into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // Colours are for people: a file or the journal gets plain lines.
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
     match dispatch(arguments) {
         Ok(code) => code,
         Err(e) => {
@@ -87,10 +81,21 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|e| crate::error::Error::Internal(format!("cannot start the async runtime: {e}")))?;
+        .map_err(|e| Error::Internal(format!("cannot start the async runtime: {e}")))?;
     runtime.block_on(async {
+        // Only what the daemon does is traced.
+        let serves = matches!(arguments.command, Command::Serve(_));
+        let traces = if serves { Traces::start(&config.tracing)? } else { None };
+        let filter = arguments.log.as_deref().unwrap_or(if serves { "info" } else { "warn" });
+        observe::start(filter, arguments.log_format, traces.as_ref());
         match arguments.command {
-            Command::Serve(serve) => serve.execute(config).await,
+            Command::Serve(serve) => {
+                let outcome = serve.execute(config).await;
+                if let Some(traces) = traces {
+                    traces.finish().await;
+                }
+                outcome
+            }
             Command::Check(check) => check.execute(&config),
             Command::Run(run) => run.execute(config).await,
             Command::Ps(list) => list.execute(config).await,

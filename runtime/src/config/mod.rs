@@ -1,5 +1,6 @@
 //! The daemon's configuration: `/etc/husk/config.toml`, every key with a default.
 
+mod observe;
 mod vm;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use serde::Deserialize;
 
 use crate::cgroup::CgroupPath;
 use crate::error::{Error, Result};
+pub use observe::{MetricsConfig, TracingConfig};
 pub use vm::{TemplateScope, VmDefaults};
 
 /// The RuntimeClass handler of pods that name none.
@@ -41,6 +43,10 @@ pub struct Config {
     pub streaming: StreamingConfig,
     /// The pods' cgroups on the host.
     pub cgroup: CgroupConfig,
+    /// Figures for Prometheus.
+    pub metrics: MetricsConfig,
+    /// Traces for OpenTelemetry.
+    pub tracing: TracingConfig,
 }
 
 /// The pods' cgroups on the host.
@@ -142,6 +148,8 @@ impl Default for Config {
             volumes: VolumeConfig::default(),
             streaming: StreamingConfig::default(),
             cgroup: CgroupConfig::default(),
+            metrics: MetricsConfig::default(),
+            tracing: TracingConfig::default(),
         }
     }
 }
@@ -276,6 +284,7 @@ impl Config {
         }
         CgroupPath::of_pod("", &self.cgroup.parent, "")
             .map_err(|e| Error::Invalid(format!("cgroup.parent: {e}")))?;
+        self.tracing.validate()?;
         if self.streaming.tls_certificate.is_some() != self.streaming.tls_key.is_some() {
             let text = "streaming.tls_certificate and streaming.tls_key: set both, or neither";
             return Err(Error::Invalid(text.into()));

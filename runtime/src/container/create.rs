@@ -13,6 +13,7 @@ use crate::caller::Caller;
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::node::{Container, Live, Node, Pod, new_id, now_nanos};
+use crate::observe::step;
 use crate::sandbox::{Beyond, namespaces};
 use crate::store::{ContainerRecord, Phase};
 
@@ -35,6 +36,7 @@ impl Node {
         let image = self.image(&wanted)?;
         let log = log_path::join(&pod_config.log_directory, &config.log_path)?;
         let id = new_id();
+        tracing::Span::current().record("container", id.as_str());
         let users = namespaces::of_container(&pod_config, namespace_options(&config))?;
         let volumes = self.volumes(&pod, &config, users.as_ref())?;
         let request = agent::CreateContainerRequest {
@@ -74,7 +76,7 @@ impl Node {
         })?;
         let _changing = container.changing.lock().await;
         let made = async {
-            self.make_room(&pod, &live, None, Beyond::Capped).await?;
+            step("make room", self.make_room(&pod, &live, None, Beyond::Capped)).await?;
             caller.is_there()?;
             self.create_in_guest(&pod, &live, &container, request, rootfs, &volumes).await?;
             caller.is_there()
@@ -133,20 +135,24 @@ impl Node {
         volumes: &Volumes,
     ) -> Result<()> {
         let watch = |end| self.watch_volumes(pod.clone(), live.vm.clone(), end);
-        live.volumes
-            .lock()
-            .await
-            .add(&self.config.volumes, &self.cgroups, &live.vm, &container.id, &volumes.host, watch)
-            .await?;
+        step("share volumes", async {
+            let mut shared = live.volumes.lock().await;
+            shared
+                .add(&self.config.volumes, &self.cgroups, &live.vm, &container.id, &volumes.host, watch)
+                .await
+        })
+        .await?;
         reach(format_args!("made a container's volumes"));
-        let (image, media) = self.take_media(live, container).await?;
+        let (image, media) = step("attach disks", self.take_media(live, container)).await?;
         reach(format_args!("attached a container's disks"));
         rootfs.image_serial = slot_serial(image);
         request.rootfs = Some(rootfs);
         request.guest_volumes = volumes.guest.iter().map(|volume| volume.request(&media)).collect();
-        let answer = guest::call(live.guest.clone().create_container(guest::request(request)))
-            .await
-            .map_err(|status| guest::refusal("the guest could not make the container", status))?;
+        let answer = step("create in the guest", async {
+            let made = guest::call(live.guest.clone().create_container(guest::request(request))).await;
+            made.map_err(|status| guest::refusal("the guest could not make the container", status))
+        })
+        .await?;
         reach(format_args!("made a container in the guest"));
         self.update_container(container, |record| {
             record.user = answer.user;

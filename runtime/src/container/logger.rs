@@ -9,6 +9,7 @@ use std::time::Duration;
 use husk_failpoint::reach;
 use husk_proto::agent;
 use tokio::sync::{mpsc, oneshot};
+use tracing::Instrument;
 
 use super::followers::{Follower, Followers};
 use super::log_journal::{Journal, Resume};
@@ -17,6 +18,7 @@ use super::{log::LogEncoder, log_path};
 use crate::error::{Error, Result};
 use crate::guest::{self, Guest, Output};
 use crate::node::{Container, Node};
+use crate::observe::about;
 use crate::store::ContainerRecord;
 
 /// The wait before the agent is asked again after a broken connection.
@@ -62,10 +64,11 @@ impl Logger {
             writer.connect().await.map_err(|status| guest::refusal("the guest gives no output", status))?;
         let (reopen, reopens) = mpsc::channel(4);
         let (finished, done) = oneshot::channel();
-        tokio::spawn(async move {
+        let written = async move {
             writer.run(stream, reopens).await;
             let _ = finished.send(());
-        });
+        };
+        tokio::spawn(written.instrument(about(&record.sandbox_id, &container.id)));
         Ok((Logger { reopen, followers }, done))
     }
 

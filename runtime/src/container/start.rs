@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use husk_failpoint::reach;
 use husk_proto::agent;
+use tracing::Instrument;
 
 use super::Logger;
 use super::logger::{RETRY, is_break};
@@ -12,6 +13,7 @@ use super::process::process;
 use crate::error::{Error, Result};
 use crate::guest::{self, Guest};
 use crate::node::{Container, Node, lock, now_nanos};
+use crate::observe::{about, step};
 use crate::store::Phase;
 
 /// How long the last of the output may take after the process has exited.
@@ -34,8 +36,11 @@ impl Node {
         Logger::check(self, &record)?;
         let mut agent = live.guest.clone();
         let request = guest::request(agent::StartContainerRequest { id: container.id.clone() });
-        if let Err(status) = guest::call(agent.start_container(request)).await {
-            let error = guest::refusal("the container could not be started", status);
+        let started = step("start in the guest", async {
+            let started = guest::call(agent.start_container(request)).await;
+            started.map_err(|status| guest::refusal("the container could not be started", status))
+        });
+        if let Err(error) = started.await {
             self.record_exit(&container, 128, "StartError", &error.to_string())?;
             return Err(error);
         }
@@ -52,10 +57,11 @@ impl Node {
         let (logger, logged) = Logger::start(self, container, agent.clone()).await?;
         *lock(&container.logger) = Some(logger);
         let (node, container) = (self.clone(), container.clone());
-        tokio::spawn(async move {
+        let span = about(&container.record().sandbox_id, &container.id);
+        let followed = async move {
             let exit = node.wait_for_exit(&container, &mut agent).await;
             if tokio::time::timeout(DRAIN, logged).await.is_err() {
-                tracing::warn!(container = container.id, "the output did not end with the process");
+                tracing::warn!("the output did not end with the process");
             }
             lock(&container.logger).take();
             let recorded = match exit {
@@ -77,9 +83,10 @@ impl Node {
                 }
             };
             if let Err(e) = recorded {
-                tracing::error!(container = container.id, "cannot record the exit: {e}");
+                tracing::error!("cannot record the exit: {e}");
             }
-        });
+        };
+        tokio::spawn(followed.instrument(span));
         Ok(())
     }
 

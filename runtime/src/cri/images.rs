@@ -55,8 +55,10 @@ impl ImageService for Images {
         let name = name(request.image)?;
         let auth = request.auth.map_or(Ok(None), |auth| credentials(auth, &name))?;
         let shown = name.clone();
-        let progress = PullProgress::new(move |line| tracing::info!(image = shown, "{line}"));
+        let pull = self.0.metrics.pull();
+        let progress = pull.counted(PullProgress::new(move |line| tracing::info!(image = shown, "{line}")));
         let image = self.0.images.pull(&name, auth, &progress).await.map_err(Error::from)?;
+        pull.succeeded();
         tracing::info!(image = name, id = image.id, size = image.size, "image is pulled");
         Ok(Response::new(cri::PullImageResponse { image_ref: image.id }))
     }

@@ -7,11 +7,13 @@ use husk_proto::cri;
 use husk_proto::cri::runtime_service_server::RuntimeService;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
+use tracing::{Instrument, Span};
 
 use super::{checkpoint, chunks, events, info, list, metrics, pod_stats, stats, view};
 use crate::caller::Caller;
 use crate::config::CgroupDriver;
 use crate::node::{Node, lock, now_nanos};
+use crate::observe;
 use crate::streaming::{Streaming, Work};
 
 /// What both handlers can do.
@@ -31,7 +33,7 @@ fn ok<T>(message: T) -> Answer<T> {
 async fn detached<T: Send + 'static>(
     work: impl Future<Output = crate::error::Result<T>> + Send + 'static,
 ) -> Result<T, Status> {
-    match tokio::spawn(work).await {
+    match tokio::spawn(work.in_current_span()).await {
         Ok(result) => result.map_err(Status::from),
         Err(e) => Err(Status::internal(format!("the operation failed: {e}"))),
     }
@@ -44,6 +46,25 @@ where
 {
     let (_waiting, caller) = Caller::new();
     detached(work(caller)).await
+}
+
+impl Runtime {
+    /// Says in the log and in traces which pod a call is about.
+    fn about_pod(&self, id: &str) {
+        observe::is_about(&Span::current(), &self.0, id, "");
+    }
+
+    /// The same of a container.
+    fn about_container(&self, id: &str) {
+        observe::is_about(&Span::current(), &self.0, "", id);
+    }
+
+    /// A streaming URL.
+    async fn url(&self, work: Work) -> Result<String, Status> {
+        let (pod, container) = work.ids();
+        observe::is_about(&Span::current(), &self.0, pod, container);
+        Ok(self.1.url(work).await?)
+    }
 }
 
 #[tonic::async_trait]
@@ -101,6 +122,7 @@ impl RuntimeService for Runtime {
         request: Request<cri::StopPodSandboxRequest>,
     ) -> Answer<cri::StopPodSandboxResponse> {
         let (node, id) = (self.0.clone(), request.into_inner().pod_sandbox_id);
+        self.about_pod(&id);
         detached(async move { node.stop_sandbox(&id).await }).await?;
         ok(cri::StopPodSandboxResponse {})
     }
@@ -110,6 +132,7 @@ impl RuntimeService for Runtime {
         request: Request<cri::RemovePodSandboxRequest>,
     ) -> Answer<cri::RemovePodSandboxResponse> {
         let (node, id) = (self.0.clone(), request.into_inner().pod_sandbox_id);
+        self.about_pod(&id);
         detached(async move { node.remove_sandbox(&id).await }).await?;
         ok(cri::RemovePodSandboxResponse {})
     }
@@ -120,6 +143,7 @@ impl RuntimeService for Runtime {
     ) -> Answer<cri::PodSandboxStatusResponse> {
         let request = request.into_inner();
         let pod = self.0.pod(&request.pod_sandbox_id)?;
+        self.about_pod(&pod.id);
         let record = pod.record();
         let info = if request.verbose { info::sandbox(&self.0, &record) } else { HashMap::new() };
         let containers = self.0.containers_of(&pod.id);
@@ -153,6 +177,7 @@ impl RuntimeService for Runtime {
         let (node, request) = (self.0.clone(), request.into_inner());
         let config = request.config.ok_or_else(|| Status::invalid_argument("config is missing"))?;
         let sandbox = request.pod_sandbox_id;
+        self.about_pod(&sandbox);
         let container_id =
             for_caller(|caller| async move { node.create_container(&sandbox, config, &caller).await })
                 .await?;
@@ -164,6 +189,7 @@ impl RuntimeService for Runtime {
         request: Request<cri::StartContainerRequest>,
     ) -> Answer<cri::StartContainerResponse> {
         let (node, id) = (self.0.clone(), request.into_inner().container_id);
+        self.about_container(&id);
         detached(async move { node.start_container(&id).await }).await?;
         ok(cri::StartContainerResponse {})
     }
@@ -173,6 +199,7 @@ impl RuntimeService for Runtime {
         request: Request<cri::StopContainerRequest>,
     ) -> Answer<cri::StopContainerResponse> {
         let (node, request) = (self.0.clone(), request.into_inner());
+        self.about_container(&request.container_id);
         detached(async move { node.stop_container(&request.container_id, request.timeout).await }).await?;
         ok(cri::StopContainerResponse {})
     }
@@ -182,6 +209,7 @@ impl RuntimeService for Runtime {
         request: Request<cri::RemoveContainerRequest>,
     ) -> Answer<cri::RemoveContainerResponse> {
         let (node, id) = (self.0.clone(), request.into_inner().container_id);
+        self.about_container(&id);
         detached(async move { node.remove_container(&id).await }).await?;
         ok(cri::RemoveContainerResponse {})
     }
@@ -207,6 +235,7 @@ impl RuntimeService for Runtime {
     ) -> Answer<cri::ContainerStatusResponse> {
         let request = request.into_inner();
         let record = self.0.container(&request.container_id)?.record();
+        self.about_container(&record.id);
         let info = if request.verbose { info::container(&self.0, &record) } else { HashMap::new() };
         ok(cri::ContainerStatusResponse { status: Some(view::container_status(record)), info })
     }
@@ -216,6 +245,7 @@ impl RuntimeService for Runtime {
         request: Request<cri::ContainerStatsRequest>,
     ) -> Answer<cri::ContainerStatsResponse> {
         let container = self.0.container(&request.into_inner().container_id)?;
+        self.about_container(&container.id);
         let stats = Some(stats::container(&self.0, &container).await?);
         ok(cri::ContainerStatsResponse { stats })
     }
@@ -241,6 +271,7 @@ impl RuntimeService for Runtime {
     ) -> Answer<cri::UpdateContainerResourcesResponse> {
         let (node, request) = (self.0.clone(), request.into_inner());
         let limits = request.linux.ok_or_else(|| Status::invalid_argument("linux is missing"))?;
+        self.about_container(&request.container_id);
         detached(async move { node.update_container_resources(&request.container_id, limits).await }).await?;
         ok(cri::UpdateContainerResourcesResponse {})
     }
@@ -250,6 +281,7 @@ impl RuntimeService for Runtime {
         request: Request<cri::PodSandboxStatsRequest>,
     ) -> Answer<cri::PodSandboxStatsResponse> {
         let pod = self.0.pod(&request.into_inner().pod_sandbox_id)?;
+        self.about_pod(&pod.id);
         let stats = Some(pod_stats::pod(&self.0, &pod).await?);
         ok(cri::PodSandboxStatsResponse { stats })
     }
@@ -309,6 +341,7 @@ impl RuntimeService for Runtime {
         request: Request<cri::UpdatePodSandboxResourcesRequest>,
     ) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
         let (node, request) = (self.0.clone(), request.into_inner());
+        self.about_pod(&request.pod_sandbox_id);
         detached(async move {
             let cri::UpdatePodSandboxResourcesRequest { pod_sandbox_id, overhead, resources } = request;
             node.update_sandbox_resources(&pod_sandbox_id, resources, overhead).await
@@ -352,6 +385,7 @@ impl RuntimeService for Runtime {
 
     async fn exec_sync(&self, request: Request<cri::ExecSyncRequest>) -> Answer<cri::ExecSyncResponse> {
         let request = request.into_inner();
+        self.about_container(&request.container_id);
         let outcome = self.0.exec_sync(&request.container_id, request.cmd, request.timeout).await?;
         ok(cri::ExecSyncResponse {
             stdout: outcome.stdout,
@@ -361,12 +395,12 @@ impl RuntimeService for Runtime {
     }
 
     async fn exec(&self, request: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {
-        let url = self.1.url(Work::Exec(request.into_inner())).await?;
+        let url = self.url(Work::Exec(request.into_inner())).await?;
         ok(cri::ExecResponse { url })
     }
 
     async fn attach(&self, request: Request<cri::AttachRequest>) -> Answer<cri::AttachResponse> {
-        let url = self.1.url(Work::Attach(request.into_inner())).await?;
+        let url = self.url(Work::Attach(request.into_inner())).await?;
         ok(cri::AttachResponse { url })
     }
 
@@ -374,7 +408,7 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<cri::PortForwardRequest>,
     ) -> Answer<cri::PortForwardResponse> {
-        let url = self.1.url(Work::PortForward(request.into_inner())).await?;
+        let url = self.url(Work::PortForward(request.into_inner())).await?;
         ok(cri::PortForwardResponse { url })
     }
 
@@ -383,6 +417,7 @@ impl RuntimeService for Runtime {
         request: Request<cri::ReopenContainerLogRequest>,
     ) -> Answer<cri::ReopenContainerLogResponse> {
         let container = self.0.container(&request.into_inner().container_id)?;
+        self.about_container(&container.id);
         let logger = lock(&container.logger).clone();
         let Some(logger) = logger else {
             return Err(Status::failed_precondition(format!("container {} is not running", container.id)));

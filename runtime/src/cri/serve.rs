@@ -14,6 +14,7 @@ use super::images::Images;
 use super::runtime::Runtime;
 use crate::error::{Error, Result};
 use crate::node::Node;
+use crate::observe::{CallLayer, metrics};
 use crate::streaming::Streaming;
 
 /// The largest request, in bytes; what kubelet and crictl allow for answers.
@@ -23,6 +24,7 @@ pub const MAX_MESSAGE: usize = 16 << 20;
 pub async fn serve(node: Arc<Node>, stop: impl Future<Output = ()>) -> Result<()> {
     let socket = node.config.socket.clone();
     let streaming = Streaming::start(node.clone()).await?;
+    metrics::serve(&node).await?;
     let listener = listen(&socket)?;
     tracing::info!(socket = %socket.display(), "serving the CRI");
     let listened = node.clone();
@@ -33,8 +35,10 @@ pub async fn serve(node: Arc<Node>, stop: impl Future<Output = ()>) -> Result<()
     };
     let runtime =
         RuntimeServiceServer::new(Runtime(node.clone(), streaming)).max_decoding_message_size(MAX_MESSAGE);
+    let calls = CallLayer(node.metrics.clone());
     let images = ImageServiceServer::new(Images(node)).max_decoding_message_size(MAX_MESSAGE);
     Server::builder()
+        .layer(calls)
         .add_service(runtime)
         .add_service(images)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)

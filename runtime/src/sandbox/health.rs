@@ -7,7 +7,7 @@ use husk_proto::agent;
 
 use crate::guest::{self, Guest};
 use crate::node::{Node, Pod};
-use crate::vm::Vm;
+use crate::vm::{End, Vm};
 
 impl Node {
     /// Asks a pod's agent again and again whether it is there, and ends the VM of one that does not answer in time: a
@@ -35,7 +35,9 @@ impl Node {
                     break;
                 }
             }
-            let why = format!("the guest's agent has not answered for {seconds} s, and the VM was ended");
+            let end = End::Silent(seconds);
+            node.metrics.vm_ended(end.label());
+            let why = end.describe(vm.process.pid);
             tracing::warn!(sandbox = pod.id, "{why}");
             if let Err(e) = node.lost(&pod, &why).await {
                 tracing::error!(sandbox = pod.id, "cannot record the VM's end: {e}");

@@ -27,6 +27,7 @@ use crate::cgroup::Cgroups;
 use crate::error::{Error, Result};
 use crate::events::Kind;
 use crate::node::{Node, Pod, lock};
+use crate::observe::step;
 use crate::store::Phase;
 use crate::volume;
 
@@ -41,7 +42,11 @@ async fn tear_down(node: &Arc<Node>, pod: &Pod) -> Result<()> {
     // One that was still on its way up was never started.
     let was_ready = vm.is_some() && pod.record().phase() != Phase::Creating;
     if let Some(vm) = vm {
-        vm.stop().await;
+        step("end the VM", async {
+            vm.stop().await;
+            Ok(())
+        })
+        .await?;
         reach(format_args!("ended a sandbox's VM"));
     }
     for container in node.containers_of(&pod.id) {
@@ -53,7 +58,7 @@ async fn tear_down(node: &Arc<Node>, pod: &Pod) -> Result<()> {
         node.tell_of_pod(pod, Kind::Stopped);
     }
     if let Some(network) = &node.network {
-        network.teardown(&pod.id).await?;
+        step("release the network", async { Ok(network.teardown(&pod.id).await?) }).await?;
         reach(format_args!("released a sandbox's network"));
     }
     remove_pod_dir(&node.cgroups, &node.pod_dir(&pod.id)).await?;

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use husk_proto::agent::{self, ProcessState};
+use tracing::Instrument;
 
 use super::{remove_pod_dir, tear_down};
 use crate::error::{Error, Result};
 use crate::guest::{self, Guest};
 use crate::node::{Live, Node, Pod, lock, now_nanos};
+use crate::observe::about;
 use crate::store::Phase;
 use crate::vm::{Slots, Vm};
 use crate::volume::Volumes;
@@ -36,11 +38,13 @@ impl Node {
         let mut recoveries = tokio::task::JoinSet::new();
         for pod in self.pods() {
             let node = self.clone();
-            recoveries.spawn(async move {
+            let span = about(&pod.id, "");
+            let recovered = async move {
                 if let Err(e) = node.recover_pod(&pod).await {
-                    tracing::error!(sandbox = pod.id, "cannot recover the pod: {e}");
+                    tracing::error!("cannot recover the pod: {e}");
                 }
-            });
+            };
+            recoveries.spawn(recovered.instrument(span));
         }
         while recoveries.join_next().await.is_some() {}
         self.sweep().await;
@@ -57,7 +61,7 @@ impl Node {
             (Phase::Running, Some(vm)) => match within(PATIENCE, self.reach(&vm)).await {
                 Ok((agent, states)) => self.resume(pod, vm, agent, states).await,
                 Err(e) => {
-                    tracing::error!(sandbox = pod.id, "the guest does not answer and is ended: {e}");
+                    tracing::error!("the guest does not answer and is ended: {e}");
                     vm.stop().await;
                     self.lost(pod, "the guest did not answer when husk came back").await
                 }
@@ -104,7 +108,7 @@ impl Node {
         for id in states.keys().filter(|id| !known.contains(id.as_str())) {
             let delete = agent::DeleteContainerRequest { id: id.clone() };
             if let Err(status) = guest::call(agent.clone().delete_container(guest::request(delete))).await {
-                tracing::warn!(sandbox = pod.id, "cannot delete a half-made container: {}", status.code());
+                tracing::warn!("cannot delete a half-made container: {}", status.code());
                 // It has just listed it: more of that would keep the daemon from its other pods.
                 break;
             }
@@ -154,9 +158,9 @@ impl Node {
         if let Some(network) = &self.network
             && let Err(e) = network.check(&pod.id).await
         {
-            tracing::warn!(sandbox = pod.id, "the pod's network is not as it was set up: {e}");
+            tracing::warn!("the pod's network is not as it was set up: {e}");
         }
-        tracing::info!(sandbox = pod.id, "pod goes on");
+        tracing::info!("pod goes on");
         Ok(())
     }
 

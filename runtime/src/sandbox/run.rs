@@ -18,8 +18,10 @@ use crate::events::Kind;
 use crate::guest;
 use crate::network::{Dns, PodNetworkRequest, PortMapping, Protocol};
 use crate::node::{Live, Node, Pod, lock, new_id, now_nanos};
+use crate::observe::metrics::StartStep;
+use crate::observe::step;
 use crate::store::{Phase, SandboxRecord};
-use crate::vm::{self, DiskPiece, SCRATCH_SLOT, Slots, Vm, VmNet};
+use crate::vm::{self, DiskPiece, End, SCRATCH_SLOT, Slots, Vm, VmNet};
 use crate::volume::Volumes;
 
 /// How long a guest may take to plug the memory that it does not boot with; a slow one is not refused.
@@ -38,6 +40,7 @@ impl Node {
         crate::host::kvm().map_err(Error::Unavailable)?;
         let metadata = config.metadata.clone();
         let id = new_id();
+        tracing::Span::current().record("sandbox", id.as_str());
         let parent = config.linux.as_ref().map_or("", |linux| &linux.cgroup_parent);
         let cgroup = CgroupPath::of_pod(parent, &self.config.cgroup.parent, &id)?;
         let record = SandboxRecord {
@@ -132,7 +135,8 @@ impl Node {
         let mut ips = Vec::new();
         let mut dns = Dns::default();
         if let Some(network) = &self.network {
-            let setup = network.setup(&network_request(&pod.id, &metadata, &config)?).await?;
+            let request = network_request(&pod.id, &metadata, &config)?;
+            let setup = step("network", async { Ok(network.setup(&request).await?) }).await?;
             ips = setup.ips.iter().map(ToString::to_string).collect();
             dns = setup.dns;
             for interface in setup.interfaces {
@@ -177,25 +181,23 @@ impl Node {
         drop(nets);
         let booted = begun.elapsed();
 
-        vm.attach(
-            SCRATCH_SLOT,
-            false,
-            vec![DiskPiece { file: scratch.into(), offset: 0, length: scratch_bytes }],
-        )
+        let scratch = vec![DiskPiece { file: scratch.into(), offset: 0, length: scratch_bytes }];
+        let (configured, got) = step("configure", async {
+            vm.attach(SCRATCH_SLOT, false, scratch).await?;
+            configure.entropy = entropy()?;
+            configure.time_nanos = now_nanos();
+            let (configured, got) =
+                tokio::join!(guest::call(guest.configure_sandbox(guest::request(configure))), async {
+                    match memory_mib > size.boot_mib() {
+                        // It has been asked for already, and is waited for here.
+                        true => vm.resize(memory_mib, PLUG_LIMIT).await,
+                        false => Ok(memory_mib),
+                    }
+                });
+            let refusal = |status| guest::refusal("the guest could not be configured", status);
+            Ok((configured.map_err(refusal)?, got?))
+        })
         .await?;
-        configure.entropy = entropy()?;
-        configure.time_nanos = now_nanos();
-        let (configured, got) =
-            tokio::join!(guest::call(guest.configure_sandbox(guest::request(configure))), async {
-                match memory_mib > size.boot_mib() {
-                    // It has been asked for already, and is waited for here.
-                    true => vm.resize(memory_mib, PLUG_LIMIT).await,
-                    false => Ok(memory_mib),
-                }
-            });
-        let configured =
-            configured.map_err(|status| guest::refusal("the guest could not be configured", status))?;
-        let got = got?;
         reach(format_args!("configured a sandbox's guest"));
         if got < memory_mib {
             tracing::warn!(sandbox = pod.id, "the guest has {got} MiB of {memory_mib} MiB of memory yet");
@@ -217,20 +219,24 @@ impl Node {
         self.tell_of_pod(pod, Kind::Started);
         self.watch_agent(pod.clone(), vm.clone(), asked);
         self.watch(pod.clone(), vm);
-        let ms = |d: std::time::Duration| d.as_millis() as u64;
+        let (boot, configure) = (booted - networked, begun.elapsed() - booted);
+        self.metrics.started(StartStep::Network, networked);
+        self.metrics.started(if cloned { StartStep::Clone } else { StartStep::Boot }, boot);
+        self.metrics.started(StartStep::Configure, configure);
+        let ms = |d: Duration| d.as_millis() as u64;
         tracing::info!(
             sandbox = pod.id,
             pod = metadata.name,
             network_ms = ms(networked),
-            boot_ms = ms(booted - networked),
+            boot_ms = ms(boot),
             cloned,
-            configure_ms = ms(begun.elapsed() - booted),
+            configure_ms = ms(configure),
             "pod is ready"
         );
         if !cloned {
             let node = self.clone();
             let defaults = defaults.clone();
-            tokio::spawn(async move { node.templates.make(&class, &defaults).await });
+            tokio::spawn(async move { node.templates.make(&class, &defaults, &node.metrics).await });
         }
         Ok(())
     }
@@ -243,11 +249,12 @@ impl Node {
             if pod.record().phase() != Phase::Running {
                 return;
             }
-            let why = if node.cgroups.ran_out_of_memory(&node.pod_dir(&pod.id)) {
-                "the host's kernel killed the pod's VM: its cgroup, or the host, was out of memory".into()
-            } else {
-                vm::describe_end(vm.process.pid, status)
+            let end = match node.cgroups.ran_out_of_memory(&node.pod_dir(&pod.id)) {
+                true => End::OutOfMemory,
+                false => End::of(status),
             };
+            node.metrics.vm_ended(end.label());
+            let why = end.describe(vm.process.pid);
             tracing::warn!(sandbox = pod.id, "{why}");
             if let Err(e) = node.lost(&pod, &why).await {
                 tracing::error!(sandbox = pod.id, "cannot record the VM's end: {e}");

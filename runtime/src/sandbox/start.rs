@@ -11,6 +11,7 @@ use crate::config::{HANDLER, TemplateScope, VmDefaults};
 use crate::error::{Error, Result};
 use crate::guest::{self, Guest};
 use crate::node::{Node, Pod, lock};
+use crate::observe::step;
 use crate::store::SandboxRecord;
 use crate::template::{Class, Trust};
 use crate::vm::{Trace, Vm, VmNet, VmSpec, last_words};
@@ -55,7 +56,7 @@ impl Node {
         };
         let trace = Trace::begin();
         if let Some(template) = self.templates.find(&class, defaults) {
-            match self.clone_vm(pod, plan, template.clone()).await {
+            match step("clone", self.clone_vm(pod, plan, template.clone())).await {
                 Ok((vm, guest)) => {
                     self.templates.trust(&template);
                     trace.tell(&pod.id, &vm, None);
@@ -67,9 +68,13 @@ impl Node {
                 }
             }
         }
-        let vm = self.launch(pod, plan, None)?;
-        let word = vm.ready(defaults).await?;
-        let guest = guest::connect(&vm.vsock()).await?;
+        let (vm, word, guest) = step("boot", async {
+            let vm = self.launch(pod, plan, None)?;
+            let word = vm.ready(defaults).await?;
+            let guest = guest::connect(&vm.vsock()).await?;
+            Ok((vm, word, guest))
+        })
+        .await?;
         trace.tell(&pod.id, &vm, word);
         Ok(Started { vm, guest, cloned: false, class })
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use husk_proto::cri;
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use super::port_streams::{PAIR_LIMIT, Pair, Pairs};
 use super::spdy::Connection;
@@ -36,19 +37,20 @@ pub async fn run(node: &Arc<Node>, request: &cri::PortForwardRequest, connection
         let Some(Pair { port, data, error }) = pairs.add(stream) else { continue };
         let (node, sandbox) = (node.clone(), request.pod_sandbox_id.clone());
         let allowed = request.port.is_empty() || request.port.contains(&port.into());
-        forwarded.spawn(async move {
+        let forwarding = async move {
             let (input, output) = (Input::Spdy(data.clone()), Output::Spdy(data));
             let outcome = match allowed {
                 true => forward(&node, &sandbox, port, input, &output).await,
                 false => Err(Error::Denied(format!("port {port} was not asked for"))),
             };
             if let Err(e) = outcome {
-                tracing::debug!(sandbox, port, "port-forward: {e}");
+                tracing::debug!(port, "port-forward: {e}");
                 let _ = error.write(e.to_string().into()).await;
             }
             output.finish().await;
             error.finish().await;
-        });
+        };
+        forwarded.spawn(forwarding.in_current_span());
     }
 }
 

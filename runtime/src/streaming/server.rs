@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
+use tracing::Instrument;
 
 use super::handshake::negotiate;
 use super::idle;
@@ -26,6 +27,7 @@ use super::tls;
 use super::work::Work;
 use crate::error::{Error, Result};
 use crate::node::{Node, lock};
+use crate::observe;
 
 /// The most connections that are served at a time.
 const MAX_CONNECTIONS: usize = 512;
@@ -177,7 +179,9 @@ fn respond(server: &Arc<Streaming>, mut request: Request<Incoming>) -> Response<
     let upgrade = hyper::upgrade::on(&mut request);
     let node = server.node.clone();
     let limit = Duration::from_secs(node.config.streaming.idle_timeout_secs);
-    tokio::spawn(async move {
+    let (sandbox, container) = work.ids();
+    let span = observe::work(work.name(), &node, sandbox, container);
+    let served = async move {
         match upgrade.await {
             Ok(stream) => {
                 let (stream, idle) = idle::watch(TokioIo::new(stream));
@@ -191,7 +195,8 @@ fn respond(server: &Arc<Streaming>, mut request: Request<Incoming>) -> Response<
             Err(e) => tracing::debug!("streaming: the upgrade: {e}"),
         }
         drop(place);
-    });
+    };
+    tokio::spawn(served.instrument(span));
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = headers;

@@ -27,6 +27,15 @@ impl Work {
         }
     }
 
+    /// The ids of its pod and container, as they were asked for; empty: it is about none.
+    pub fn ids(&self) -> (&str, &str) {
+        match self {
+            Work::Exec(request) => ("", &request.container_id),
+            Work::Attach(request) => ("", &request.container_id),
+            Work::PortForward(request) => (&request.pod_sandbox_id, ""),
+        }
+    }
+
     /// The streams of an exec or attach; `None`: it has ports.
     pub fn wanted(&self) -> Option<Wanted> {
         let (stdin, stdout, stderr, tty) = match self {

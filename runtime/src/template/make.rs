@@ -12,6 +12,7 @@ use super::{Class, HALF_MADE, Templates, end, entries, files, remove, used};
 use crate::cgroup::CgroupPath;
 use crate::config::VmDefaults;
 use crate::error::{Error, Result};
+use crate::observe::Metrics;
 use crate::vm::{Vm, VmNet, VmSpec, template_user};
 
 /// What a guest still does after it is ready, and would otherwise be done again by each clone.
@@ -27,16 +28,20 @@ const MTU: u16 = u16::MAX;
 
 impl Templates {
     /// Makes the template of a class, unless it is there, or another one is being made.
-    pub async fn make(&self, class: &Class, vm: &VmDefaults) {
+    pub async fn make(&self, class: &Class, vm: &VmDefaults, metrics: &Metrics) {
         if !vm.clones() || self.find(class, vm).is_some() {
             return;
         }
         match self.try_make(class, vm).await {
             Ok(true) => {
-                tracing::info!(class = class.name(), "a template was made; further pods are its clones")
+                metrics.made_template(true);
+                tracing::info!(class = class.name(), "a template was made; further pods are its clones");
             }
             Ok(false) => {}
-            Err(e) => tracing::warn!(class = class.name(), "no template could be made, pods boot: {e}"),
+            Err(e) => {
+                metrics.made_template(false);
+                tracing::warn!(class = class.name(), "no template could be made, pods boot: {e}");
+            }
         }
     }
 

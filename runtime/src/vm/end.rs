@@ -17,25 +17,84 @@ const RECORDS: usize = 100_000;
 /// `AUDIT_SECCOMP` of linux/audit.h.
 const SECCOMP: &str = "type=1326 ";
 
-/// Why a VM ended that nobody has stopped. `status`: as far as it is known.
-pub fn describe(pid: i32, status: Option<ExitStatus>) -> String {
-    match status.and_then(|status| status.signal()) {
-        Some(libc::SIGSYS) => {
-            let call = denied_call(pid).map(|call| format!(" ({call})")).unwrap_or_default();
-            format!(
-                "the pod's VM was ended by SIGSYS: its monitor made a system call that it may not make{call}; it may \
-                 have been taken over by its guest"
-            )
+/// Why a VM ended that nobody has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The host's kernel killed it for want of memory.
+    OutOfMemory,
+    /// The agent did not answer for so many seconds.
+    Silent(u64),
+    /// A system call that is not its monitor's.
+    Denied,
+    /// Another signal.
+    Signal(i32),
+    /// The guest powered off.
+    PoweredOff,
+    /// The guest reset.
+    Reset,
+    /// The guest faulted for good.
+    Faulted,
+    /// The monitor gave up, with an exit code.
+    Failed(i32),
+    /// What nobody has seen.
+    Unknown,
+}
+
+impl End {
+    /// That of a process; `status`: as far as it is known.
+    pub fn of(status: Option<ExitStatus>) -> End {
+        match status.and_then(|status| status.signal()) {
+            Some(libc::SIGSYS) => End::Denied,
+            Some(signal) => End::Signal(signal),
+            // What husk-vmm says with its exit code.
+            None => match status.and_then(|status| status.code()) {
+                Some(0) => End::PoweredOff,
+                Some(3) => End::Reset,
+                Some(4) => End::Faulted,
+                Some(code) => End::Failed(code),
+                None => End::Unknown,
+            },
         }
-        Some(signal) => format!("the pod's VM was ended by signal {signal}"),
-        // What husk-vmm says with its exit code.
-        None => match status.and_then(|status| status.code()) {
-            Some(0) => "the pod's guest powered off".into(),
-            Some(3) => "the pod's guest reset: its kernel panicked, or it was rebooted from within".into(),
-            Some(4) => "the pod's guest faulted beyond what its processor can handle".into(),
-            Some(code) => format!("the pod's VMM failed with exit code {code}"),
-            None => "the pod's VM ended by itself".into(),
-        },
+    }
+
+    /// For a person; `pid`: the process that has ended.
+    pub fn describe(self, pid: i32) -> String {
+        match self {
+            End::OutOfMemory => {
+                "the host's kernel killed the pod's VM: its cgroup, or the host, was out of memory".into()
+            }
+            End::Silent(seconds) => {
+                format!("the guest's agent has not answered for {seconds} s, and the VM was ended")
+            }
+            End::Denied => {
+                let call = denied_call(pid).map(|call| format!(" ({call})")).unwrap_or_default();
+                format!(
+                    "the pod's VM was ended by SIGSYS: its monitor made a system call that it may not make{call}; it \
+                     may have been taken over by its guest"
+                )
+            }
+            End::Signal(signal) => format!("the pod's VM was ended by signal {signal}"),
+            End::PoweredOff => "the pod's guest powered off".into(),
+            End::Reset => "the pod's guest reset: its kernel panicked, or it was rebooted from within".into(),
+            End::Faulted => "the pod's guest faulted beyond what its processor can handle".into(),
+            End::Failed(code) => format!("the pod's VMM failed with exit code {code}"),
+            End::Unknown => "the pod's VM ended by itself".into(),
+        }
+    }
+
+    /// For a metric's label.
+    pub fn label(self) -> &'static str {
+        match self {
+            End::OutOfMemory => "host_out_of_memory",
+            End::Silent(_) => "agent_silent",
+            End::Denied => "denied_system_call",
+            End::Signal(_) => "signal",
+            End::PoweredOff => "powered_off",
+            End::Reset => "reset",
+            End::Faulted => "faulted",
+            End::Failed(_) => "monitor_failed",
+            End::Unknown => "unknown",
+        }
     }
 }
 
@@ -85,11 +144,12 @@ mod tests {
 
     #[test]
     fn an_end_is_told_by_its_signal_or_code() {
-        let of = |raw: i32| describe(i32::MAX, Some(ExitStatus::from_raw(raw)));
+        let of = |raw: i32| End::of(Some(ExitStatus::from_raw(raw))).describe(i32::MAX);
         assert!(of(libc::SIGSYS).contains("SIGSYS"));
         assert!(of(libc::SIGKILL).contains("signal 9"));
         assert!(of(0).contains("powered off") && of(3 << 8).contains("panicked"));
         assert!(of(1 << 8).contains("exit code 1"));
-        assert_eq!(describe(1, None), "the pod's VM ended by itself");
+        assert_eq!(End::of(None).describe(1), "the pod's VM ended by itself");
+        assert_eq!(End::of(Some(ExitStatus::from_raw(libc::SIGSYS))).label(), "denied_system_call");
     }
 }

@@ -20,8 +20,8 @@ use husk_vmm::config::{HotplugConfig, JailConfig, NetConfig, RestoreConfig, VmCo
 use husk_vmm::control::client::ControlClient;
 use husk_vmm::control::{Extent, Reply, Request, Statistics};
 
-pub use end::describe as describe_end;
-pub use process::{Usage, VmProcess};
+pub use end::End;
+pub use process::{Usage, VmProcess, start_time as process_start, usage as process_usage};
 pub use scratch::ScratchTemplate;
 pub use slots::{SCRATCH_SLOT, Slots};
 pub use trace::Trace;

@@ -122,16 +122,7 @@ impl VmProcess {
 
     /// What it has used; None when it is gone.
     pub fn usage(&self) -> Option<Usage> {
-        let stat = stat(self.pid).filter(|_| !self.is_gone())?;
-        let field = |number: usize| stat.get(number - 3).copied();
-        let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
-        Some(Usage {
-            cpu_user_nanos: field(14)?.saturating_mul(tick),
-            cpu_system_nanos: field(15)?.saturating_mul(tick),
-            resident_bytes: field(24)?.saturating_mul(rustix::param::page_size() as u64),
-            minor_faults: field(10)?,
-            major_faults: field(12)?,
-        })
+        usage(self.pid).filter(|_| !self.is_gone())
     }
 
     /// SIGKILL, and waits for the end.
@@ -163,6 +154,20 @@ impl Usage {
     }
 }
 
+/// What a process has used; None when there is none of that number.
+pub fn usage(pid: i32) -> Option<Usage> {
+    let stat = stat(pid)?;
+    let field = |number: usize| stat.get(number - 3).copied();
+    let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
+    Some(Usage {
+        cpu_user_nanos: field(14)?.saturating_mul(tick),
+        cpu_system_nanos: field(15)?.saturating_mul(tick),
+        resident_bytes: field(24)?.saturating_mul(rustix::param::page_size() as u64),
+        minor_faults: field(10)?,
+        major_faults: field(12)?,
+    })
+}
+
 /// Fields of /proc/PID/stat (proc(5)), from the third on.
 fn stat(pid: i32) -> Option<Vec<u64>> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -173,7 +178,7 @@ fn stat(pid: i32) -> Option<Vec<u64>> {
 }
 
 /// When the process started, clock ticks since boot: field 22.
-fn start_time(pid: i32) -> Option<u64> {
+pub fn start_time(pid: i32) -> Option<u64> {
     stat(pid)?.get(22 - 3).copied()
 }
 

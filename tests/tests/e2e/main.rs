@@ -20,6 +20,7 @@ mod lists;
 mod logs;
 mod metrics;
 mod network;
+mod observe;
 mod operator;
 mod process;
 mod streaming;
@@ -170,6 +171,7 @@ fn main() -> ExitCode {
         user_namespaces: ids, processes, volumes, refused;
         command_line: run_passes_output_and_code, run_on_the_network, run_refuses, check_of_a_fit_host,
             check_names_what_is_missing, check_hints, serve_refuses;
+        observe: metrics, traces, collector_away, json_lines;
         operator: looks_at_a_pod, says_what_is_not_there;
         churn: twenty_pods_five_at_a_time;
     ];
