@@ -29,7 +29,7 @@ pub mod worker;
 
 pub use config::RegistryConfig;
 pub use credentials::{Credentials, registry_of};
-pub use database::{Database, Done};
+pub use database::{Database, Done, OpenError};
 pub use error::{ImageError, Result};
 pub use progress::{Progress, STEP_SPANS, Silent, Step};
 pub use store::{Damage, Disk, DiskExtent, Freed, Image, ImageStore, Usage, Verified};

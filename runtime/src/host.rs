@@ -2,21 +2,30 @@
 
 use std::path::Path;
 
+use crate::error::Error;
+
 /// A usable KVM: the device, and hardware behind it.
-pub fn kvm() -> Result<(), String> {
-    kvm_device()?;
-    kvm_hardware()?;
-    Ok(())
+pub fn kvm() -> Result<(), Error> {
+    open_kvm()?;
+    kvm_hardware().map(drop).map_err(Error::Unavailable)
 }
 
 /// `/dev/kvm` opens.
 pub fn kvm_device() -> Result<String, String> {
-    match std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
-        Ok(_) => Ok("/dev/kvm opens".into()),
-        Err(e) => {
-            Err(format!("/dev/kvm: {e}; load kvm_intel or kvm_amd, and run as root or in the group kvm"))
-        }
-    }
+    open_kvm().map(|()| "/dev/kvm opens".into()).map_err(|e| e.to_string())
+}
+
+fn open_kvm() -> Result<(), Error> {
+    let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    opened.map(drop).map_err(|e| {
+        let text = format!("/dev/kvm: {e}");
+        let missing = || {
+            Error::Unavailable(format!(
+                "{text}; load kvm_intel or kvm_amd, and run as root or in the group kvm"
+            ))
+        };
+        Error::of_host(&text, &e).unwrap_or_else(missing)
+    })
 }
 
 /// A /dev/kvm without virtualization extensions underneath opens, but boots no kernel.

@@ -1,5 +1,6 @@
 //! husk: a CRI runtime that gives every pod a kernel of its own.
 
+mod accept;
 mod caller;
 mod cgroup;
 mod cli;

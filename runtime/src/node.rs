@@ -9,7 +9,7 @@ use tokio::sync::{RwLock, watch};
 
 use crate::cgroup::Cgroups;
 use crate::config::Config;
-use crate::container::Logger;
+use crate::container::{ExecRoom, Logger};
 use crate::error::{Error, Result};
 use crate::events::{Event, Events, Kind};
 use crate::guest::Guest;
@@ -41,6 +41,8 @@ pub struct Node {
     pub cgroups: Cgroups,
     /// What has been done.
     pub metrics: Metrics,
+    /// For what commands print.
+    pub exec_room: ExecRoom,
     pods: Mutex<HashMap<String, Arc<Pod>>>,
     containers: Mutex<HashMap<String, Arc<Container>>>,
 }
@@ -111,6 +113,7 @@ impl Node {
             cgroups,
             metrics: Metrics::default(),
             events: Events::default(),
+            exec_room: ExecRoom::new(),
             pods,
             containers,
         })
@@ -176,7 +179,7 @@ impl Node {
         let mut pods = lock(&self.pods);
         let others: Vec<_> = pods.values().map(|pod| pod.record()).collect();
         settle(&mut record, &others)?;
-        self.store.put_sandbox(&record)?;
+        self.store.add_sandbox(&record)?;
         let pod = Arc::new(Pod::new(record));
         pods.insert(pod.id.clone(), pod.clone());
         Ok(pod)
@@ -199,7 +202,7 @@ impl Node {
     ) -> Result<Arc<Container>> {
         let mut containers = lock(&self.containers);
         containers.values().try_for_each(|other| other.seen(&beside))?;
-        self.store.put_container(&record)?;
+        self.store.add_container(&record)?;
         let container = Arc::new(Container::new(record));
         containers.insert(container.id.clone(), container.clone());
         Ok(container)
@@ -247,7 +250,7 @@ impl Node {
         let mut record = lock(&pod.record);
         let mut changed = record.clone();
         change(&mut changed);
-        self.store.put_sandbox(&changed)?;
+        self.store.change_sandbox(&changed)?;
         *record = changed;
         Ok(())
     }
@@ -262,7 +265,7 @@ impl Node {
         let mut record = lock(&container.record);
         let mut changed = record.clone();
         change(&mut changed);
-        self.store.put_container(&changed)?;
+        self.store.change_container(&changed)?;
         let stopped = changed.phase() >= Phase::Stopped;
         let happened = Kind::of_step(record.phase(), changed.phase());
         *record = changed;

@@ -146,7 +146,13 @@ impl Agent for Hostile {
         &self,
         _: Request<ListContainersRequest>,
     ) -> Result<Response<ListContainersResponse>, Status> {
-        let one = |n: u32| Container { id: format!("../../{n}"), state: i32::MAX, pid: n, exit: exit() };
+        let one = |n: u32| Container {
+            id: format!("../../{n}"),
+            state: i32::MAX,
+            pid: n,
+            exit: exit(),
+            exec_ids: vec!["../x".into(); 2],
+        };
         ok(ListContainersResponse {
             containers: (0..if self.lies() { 50_000 } else { 0 }).map(one).collect(),
         })

@@ -20,6 +20,8 @@ const ROUNDS: usize = 40;
 /// The store's tables, as the daemon names them.
 const SANDBOXES: TableDefinition<&str, &[u8]> = TableDefinition::new("sandboxes");
 const CONTAINERS: TableDefinition<&str, &[u8]> = TableDefinition::new("containers");
+/// The format of the daemon's records, which it refuses to open when they are of a newer one.
+const FORMAT: u64 = 1;
 
 /// Copies what is recorded of a pod and a container that have ended, under other names, until there are so many; looks at
 /// them as kubelet does, and removes them.
@@ -115,7 +117,7 @@ struct Names {
 impl Names {
     /// Writes `pods` copies of the pod, each with [`OF_A_POD`] of the container.
     fn copy(&self, store: &std::path::Path, pods: usize) -> Result<(), redb::Error> {
-        let store = Database::open(store)?;
+        let store = Database::open(store, FORMAT).expect("open the records");
         let (pod, container) = store.look(|read| {
             let row = |table: TableDefinition<&str, &[u8]>, key: &str| {
                 let row = read.open_table(table)?.get(key)?.map(|row| row.value().to_vec());

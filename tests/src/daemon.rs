@@ -97,6 +97,20 @@ impl Daemon {
         self.start().await;
     }
 
+    /// Kills it, and starts it with another text in the place of one in its configuration.
+    pub async fn restart_with_instead(&self, text: &str, instead: &str) {
+        self.kill_and_configure(text, instead);
+        self.start().await;
+    }
+
+    /// Kills it, and puts another text in the place of one in its configuration.
+    pub fn kill_and_configure(&self, text: &str, instead: &str) {
+        let config = fs::read_to_string(&self.config).expect("read the configuration");
+        assert!(config.contains(text), "{text:?} is not in {config}");
+        self.kill();
+        fs::write(&self.config, config.replacen(text, instead, 1)).expect("write the configuration");
+    }
+
     /// Starts it and waits for its first answer.
     pub async fn start(&self) {
         self.start_as(Command::new(&self.program)).await;
@@ -139,6 +153,23 @@ impl Daemon {
     pub async fn start_under(&self, mut wrapper: Command) {
         wrapper.arg(&self.program);
         self.start_as(wrapper).await;
+    }
+
+    /// As [`Daemon::start_under`], where it may end instead: whether it answers.
+    pub async fn try_start_under(&self, mut wrapper: Command) -> bool {
+        wrapper.arg(&self.program);
+        self.spawn(wrapper);
+        self.answers().await
+    }
+
+    /// Starts another build of it.
+    pub async fn start_build(&self, program: &Path) {
+        self.start_as(Command::new(program)).await;
+    }
+
+    /// The endpoint's socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     async fn start_as(&self, command: Command) {

@@ -112,6 +112,7 @@ impl Container {
             state: state.into(),
             pid: pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0),
             exit,
+            exec_ids: self.execs(|execs| execs.keys().cloned().collect()),
         }
     }
 

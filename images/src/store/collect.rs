@@ -79,9 +79,11 @@ impl Inner {
         reach(format_args!("forgot images"));
         for id in images {
             self.files.discard(&self.files.image(id)?)?;
+            reach(format_args!("removed an image's files"));
         }
         for diff_id in layers {
             self.files.discard(&self.files.layer(diff_id)?)?;
+            reach(format_args!("removed a layer's files"));
         }
         Ok(())
     }

@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use husk_failpoint::reach;
+
 use super::index::Sealed;
 use super::seal::seal;
 use crate::digest;
@@ -69,6 +71,7 @@ impl Files {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             moved => moved.during(|| format!("removing {}", path.display()))?,
         }
+        reach(format_args!("put files aside to be removed"));
         fs::remove_dir_all(&aside).during(|| format!("removing {}", aside.display()))
     }
 

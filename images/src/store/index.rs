@@ -9,13 +9,16 @@ use std::time::{Duration, Instant};
 use redb::{DatabaseError, ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::database::{Database, Done};
+use crate::database::{Database, Done, OpenError};
 use crate::error::{ImageError, Result};
 
 const IMAGES: TableDefinition<&str, &[u8]> = TableDefinition::new("images");
 const LAYERS: TableDefinition<&str, &[u8]> = TableDefinition::new("layers");
 /// Complete references and the images they name.
 const REFERENCES: TableDefinition<&str, &str> = TableDefinition::new("references");
+
+/// The format of the records; see [`Database::open`].
+const RECORD_FORMAT: u64 = 1;
 
 /// How long an index that is in use is waited for: a process killed as it starts a worker leaves the lock to its
 /// child until that runs the worker's program.
@@ -68,13 +71,13 @@ impl Index {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let begun = Instant::now();
         let db = loop {
-            match Database::open(path) {
+            match Database::open(path, RECORD_FORMAT) {
                 Ok(db) => break db,
-                Err(DatabaseError::DatabaseAlreadyOpen) if begun.elapsed() < LOCK_PATIENCE => {
-                    sleep(LOCK_POLL)
-                }
-                Err(DatabaseError::DatabaseAlreadyOpen) => {
-                    return Err(ImageError::InUse(path.display().to_string()));
+                Err(OpenError::Database(DatabaseError::DatabaseAlreadyOpen)) => {
+                    if begun.elapsed() >= LOCK_PATIENCE {
+                        return Err(ImageError::InUse(path.display().to_string()));
+                    }
+                    sleep(LOCK_POLL);
                 }
                 Err(error) => return Err(unusable(path, error)),
             }
@@ -209,13 +212,21 @@ fn failed(error: redb::Error) -> ImageError {
 }
 
 /// What lies in the place of the index, or is left of it.
-fn unusable(path: &Path, error: DatabaseError) -> ImageError {
+fn unusable(path: &Path, error: OpenError) -> ImageError {
+    let error = match error {
+        OpenError::Database(error) => error.into(),
+        OpenError::Records(error) => error,
+        OpenError::Newer { .. } => {
+            let what = format!("the image store's index {}: start the newer husk again", path.display());
+            return ImageError::Io { what, source: io::Error::other(error) };
+        }
+    };
     let what = format!(
         "the image store's index {}, which is damaged if its disk is not: move the image store's directory away, and pull the \
          images again",
         path.display()
     );
-    match failed(error.into()) {
+    match failed(error) {
         ImageError::Io { source, .. } => ImageError::Io { what, source },
         other => other,
     }

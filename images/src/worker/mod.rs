@@ -11,6 +11,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
+use husk_failpoint::reach;
 use husk_jail::namespaces::start_apart;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
@@ -72,6 +73,7 @@ impl Workers {
             .map_err(std::io::Error::other)
             .during(|| format!("starting {program}"))?;
         let mut child = spawn(&mut command).during(|| format!("starting {program}"))?;
+        reach(format_args!("started a conversion worker"));
         self.admit(&child);
         let input = child.stdin.take();
         if let Some(input) = &input {

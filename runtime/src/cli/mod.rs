@@ -12,12 +12,18 @@ mod terminal;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::observe::{self, Format, Traces};
+
+/// The most threads for work that blocks.
+const MAX_BLOCKING: usize = 128;
+/// How long one of them stays without work.
+const FOR_GOOD: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// A container runtime for Kubernetes that gives every pod a kernel of its own.
 #[derive(Debug, Parser)]
@@ -80,9 +86,18 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode> {
     let config = Config::load(arguments.config.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        // A thread for work that blocks stays once it is there: where the host lets no more be started, that work waits for
+        // one, and would end in a panic without any.
+        .thread_keep_alive(FOR_GOOD)
+        .max_blocking_threads(MAX_BLOCKING)
         .build()
-        .map_err(|e| Error::Internal(format!("cannot start the async runtime: {e}")))?;
+        .map_err(|e| {
+            let text = format!("cannot start the async runtime: {e}");
+            Error::of_host(&text, &e).unwrap_or(Error::Internal(text))
+        })?;
     runtime.block_on(async {
+        let first = tokio::task::spawn_blocking(|| ()).await;
+        first.map_err(|e| Error::Internal(format!("the first thread: {e}")))?;
         // Only what the daemon does is traced.
         let serves = matches!(arguments.command, Command::Serve(_));
         let traces = if serves { Traces::start(&config.tracing)? } else { None };

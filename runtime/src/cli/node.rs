@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use husk_images::{ImageError, ImageStore};
 
@@ -83,6 +84,7 @@ pub fn network(config: &Config) -> PodNetwork {
         bin_dirs: config.network.bin_dirs.clone(),
         cache_dir: config.root.join("cni"),
         netns_dir: config.run.join("netns"),
+        timeout: Duration::from_secs(config.network.timeout_secs),
     })
 }
 

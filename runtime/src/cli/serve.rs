@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::node;
@@ -45,6 +46,7 @@ impl Serve {
         if let Some(templates) = self.vm_templates {
             config.set_templates(templates);
         }
+        take_open_files();
         let mut terminate = signal(SignalKind::terminate()).map_err(|e| Error::Internal(e.to_string()))?;
         let node = node::open(config, true).await?;
         crate::cri::serve(node, async move {
@@ -56,5 +58,13 @@ impl Serve {
         })
         .await?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// As many open files as there may be: a pod takes several.
+fn take_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!("husk has no more than {:?} open files: {e}", limit.current);
     }
 }

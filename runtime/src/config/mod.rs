@@ -85,6 +85,8 @@ pub struct NetworkConfig {
     pub conf_dir: PathBuf,
     /// Where plugins are looked for, in order.
     pub bin_dirs: Vec<PathBuf>,
+    /// How long one call of a plugin may take, seconds; it is killed then.
+    pub timeout_secs: u64,
 }
 
 /// Registries.
@@ -177,6 +179,7 @@ impl Default for NetworkConfig {
         NetworkConfig {
             conf_dir: "/etc/cni/net.d".into(),
             bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+            timeout_secs: 60,
         }
     }
 }
@@ -282,6 +285,10 @@ impl Config {
                 "streaming.idle_timeout_secs = 0: every connection would be ended at once; use 1 or more";
             return Err(Error::Invalid(text.into()));
         }
+        if self.network.timeout_secs == 0 {
+            let text = "network.timeout_secs = 0: every plugin would be killed at once; use 1 or more";
+            return Err(Error::Invalid(text.into()));
+        }
         CgroupPath::of_pod("", &self.cgroup.parent, "")
             .map_err(|e| Error::Invalid(format!("cgroup.parent: {e}")))?;
         self.tracing.validate()?;
@@ -328,6 +335,8 @@ mod tests {
         }
         assert!(parse("[cgroup]\ndriver = 'runc'").unwrap_err().to_string().contains("runc"));
         assert!(parse("[cgroup]\nparent = '/a/../b'").unwrap_err().to_string().contains("cgroup.parent"));
+        let never = parse("[network]\ntimeout_secs = 0").unwrap_err().to_string();
+        assert!(never.contains("network.timeout_secs"), "{never}");
         let half = parse("[streaming]\ntls_key = '/x'").unwrap_err().to_string();
         assert!(half.contains("streaming.tls_certificate"), "{half}");
     }

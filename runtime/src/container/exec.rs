@@ -6,6 +6,7 @@ use std::time::Duration;
 use husk_proto::agent::OutputStream;
 
 use super::exec_process::{ExecOptions, ExecProcess, lost};
+use super::exec_room::Share;
 use crate::error::{Error, Result};
 use crate::node::Node;
 
@@ -33,14 +34,14 @@ impl Node {
     ) -> Result<ExecOutcome> {
         let options = ExecOptions { args, ..Default::default() };
         let mut process = ExecProcess::start(self, id, options).await?;
+        let collecting = collect(&mut process, self.exec_room.share());
         let collected = match u64::try_from(timeout).ok().filter(|seconds| *seconds > 0) {
-            None => collect(&mut process).await,
-            Some(seconds) => tokio::time::timeout(Duration::from_secs(seconds), collect(&mut process))
-                .await
-                .unwrap_or_else(|_| {
-                    let text = format!("the command did not end within {seconds} s and was killed");
-                    Err(Error::Deadline(text))
-                }),
+            None => collecting.await,
+            Some(seconds) => {
+                let late = format!("the command did not end within {seconds} s and was killed");
+                let limited = tokio::time::timeout(Duration::from_secs(seconds), collecting).await;
+                limited.unwrap_or(Err(Error::Deadline(late)))
+            }
         };
         if collected.is_err() {
             process.kill().await;
@@ -50,7 +51,7 @@ impl Node {
     }
 }
 
-async fn collect(process: &mut ExecProcess) -> Result<ExecOutcome> {
+async fn collect(process: &mut ExecProcess, mut room: Share<'_>) -> Result<ExecOutcome> {
     let mut output = process.output().await?;
     let mut outcome = ExecOutcome::default();
     while let Some(chunk) = output.next().await.map_err(lost)? {
@@ -58,8 +59,9 @@ async fn collect(process: &mut ExecProcess) -> Result<ExecOutcome> {
             OutputStream::Stdout => &mut outcome.stdout,
             OutputStream::Stderr => &mut outcome.stderr,
         };
-        let room = OUTPUT_LIMIT.saturating_sub(stream.len()).min(chunk.data.len());
-        stream.extend_from_slice(&chunk.data[..room]);
+        let kept = OUTPUT_LIMIT.saturating_sub(stream.len()).min(chunk.data.len());
+        room.take(kept)?;
+        stream.extend_from_slice(&chunk.data[..kept]);
         output.acknowledge(chunk.offset.saturating_add(chunk.data.len() as u64)).await;
     }
     outcome.exit_code = process.wait().await?;

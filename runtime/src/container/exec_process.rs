@@ -1,5 +1,6 @@
 //! A command that was started in a running container.
 
+use husk_failpoint::reach;
 use husk_proto::agent;
 
 use super::process::ProcessInput;
@@ -57,6 +58,7 @@ impl ExecProcess {
                 !super::logger::is_break(&status) && status.code() != tonic::Code::DeadlineExceeded;
             return Err(guest::refusal("the command could not be started", status));
         }
+        reach(format_args!("started a command in the guest"));
         Ok(process)
     }
 
@@ -74,6 +76,7 @@ impl ExecProcess {
     pub async fn wait(&mut self) -> Result<i32> {
         let request = agent::WaitRequest { process: Some(self.id.clone()) };
         let exit = self.agent.wait(tonic::Request::new(request)).await.map_err(lost)?.into_inner().exit;
+        reach(format_args!("saw the end of a command"));
         Ok(exit.map_or(255, |exit| exit.code.clamp(0, 255)))
     }
 
@@ -102,6 +105,18 @@ impl Drop for ExecProcess {
     }
 }
 
+/// Ends commands that an earlier daemon has left in a container, in the background: their clients went with it.
+pub fn end_commands(mut agent: Guest, container_id: &str, exec_ids: Vec<String>) {
+    let container_id = container_id.to_owned();
+    tokio::spawn(async move {
+        for exec_id in exec_ids {
+            let id = agent::ProcessId { container_id: container_id.clone(), exec_id };
+            kill(&mut agent, &id).await;
+            forget(&mut agent, &id).await;
+        }
+    });
+}
+
 /// A call that failed while the command ran.
 pub fn lost(status: tonic::Status) -> Error {
     guest::refusal("the command's output was lost", status)
@@ -112,9 +127,11 @@ async fn kill(agent: &mut Guest, process: &agent::ProcessId) {
     let _ = guest::call(agent.signal(guest::request(signal))).await;
     let wait = agent::WaitRequest { process: Some(process.clone()) };
     let _ = guest::call(agent.wait(guest::request(wait))).await;
+    reach(format_args!("killed a command"));
 }
 
 async fn forget(agent: &mut Guest, process: &agent::ProcessId) {
     let delete = agent::DeleteProcessRequest { process: Some(process.clone()) };
     let _ = guest::call(agent.delete_process(guest::request(delete))).await;
+    reach(format_args!("forgot a command"));
 }

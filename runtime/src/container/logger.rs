@@ -171,10 +171,16 @@ impl Writer {
     /// After a break the stream goes on where it was, as long as the pod lives.
     async fn reconnect(&mut self, broken: &tonic::Status) -> Option<Output> {
         let mut status = broken.clone();
-        if is_break(&status) {
-            tracing::warn!(container = self.container.id, "the output stream broke: {}", status.message());
-        }
+        let mut told = false;
         while is_break(&status) && self.node.pod_is_live(&self.container).await {
+            // The end of a pod that is stopped is no break.
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(
+                    container = self.container.id,
+                    "the output stream broke: {}",
+                    status.message()
+                );
+            }
             tokio::time::sleep(RETRY).await;
             match self.connect().await {
                 Ok(stream) => return Some(stream),

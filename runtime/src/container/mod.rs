@@ -6,6 +6,7 @@ mod device;
 mod disk;
 mod exec;
 mod exec_process;
+mod exec_room;
 mod followers;
 mod log;
 mod log_journal;
@@ -26,7 +27,9 @@ mod volumes;
 
 pub use attach::{Attachment, attach};
 pub use disk::PARTITION;
-pub use exec_process::{ExecOptions, ExecProcess, lost};
+pub use exec_process::{ExecOptions, ExecProcess, end_commands, lost};
+pub use exec_room::ExecRoom;
 pub use log::LogRecord;
 pub use logger::Logger;
 pub use process::ProcessInput;
+pub use start::until_recorded;

@@ -5,6 +5,21 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 
+/// As [`oci`], with what has no limit said to have none: for a container that may have others.
+///
+/// # Errors
+/// As [`oci`].
+pub fn oci_in_full(limits: &cri::LinuxContainerResources) -> Result<Value> {
+    let mut all = oci(limits)?;
+    for (part, name) in [("memory", "limit"), ("cpu", "quota")] {
+        let limit = &mut all[part][name];
+        if limit.is_null() {
+            *limit = json!(-1);
+        }
+    }
+    Ok(all)
+}
+
 /// `linux.resources` of the OCI spec, with what the request names.
 ///
 /// # Errors
@@ -145,6 +160,19 @@ pub fn merge(old: &mut cri::LinuxContainerResources, new: cri::LinuxContainerRes
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn in_full_what_has_no_limit_is_said_to_have_none() {
+        let none = json!({"memory": {"limit": -1}, "cpu": {"quota": -1}});
+        assert_eq!(oci_in_full(&Default::default()).unwrap(), none);
+        let limits = cri::LinuxContainerResources {
+            memory_limit_in_bytes: 5,
+            cpu_quota: 6,
+            cpu_period: 7,
+            ..Default::default()
+        };
+        assert_eq!(oci_in_full(&limits).unwrap(), oci(&limits).unwrap());
+    }
 
     #[test]
     fn what_is_not_asked_for_is_not_there() {

@@ -19,6 +19,9 @@ use crate::store::Phase;
 /// How long the last of the output may take after the process has exited.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// The wait before what the host did not let be done is tried again.
+const LATER: Duration = Duration::from_secs(1);
+
 impl Node {
     /// Runs a created container's process.
     pub async fn start_container(self: &Arc<Self>, id: &str) -> Result<()> {
@@ -49,11 +52,29 @@ impl Node {
             record.started_at = now_nanos();
             record.phase = Phase::Running.into();
         })?;
-        self.follow(&container, agent).await
+        self.follow(&container, agent).await;
+        Ok(())
     }
 
-    /// Writes the log and waits for the end of a running container.
-    pub async fn follow(self: &Arc<Self>, container: &Arc<Container>, mut agent: Guest) -> Result<()> {
+    /// Writes the log and waits for the end of a running container. Where that cannot be done now, it is tried again as long
+    /// as the container runs.
+    pub async fn follow(self: &Arc<Self>, container: &Arc<Container>, agent: Guest) {
+        let Err(e) = self.try_follow(container, agent.clone()).await else { return };
+        tracing::error!(container = container.id, "its output and its end are not followed yet: {e}");
+        let (node, container) = (self.clone(), container.clone());
+        tokio::spawn(async move {
+            let runs =
+                async || container.record().phase() == Phase::Running && node.pod_is_live(&container).await;
+            while runs().await {
+                tokio::time::sleep(LATER).await;
+                if node.try_follow(&container, agent.clone()).await.is_ok() {
+                    return tracing::info!(container = container.id, "its output and its end are followed");
+                }
+            }
+        });
+    }
+
+    async fn try_follow(self: &Arc<Self>, container: &Arc<Container>, mut agent: Guest) -> Result<()> {
         let (logger, logged) = Logger::start(self, container, agent.clone()).await?;
         *lock(&container.logger) = Some(logger);
         let (node, container) = (self.clone(), container.clone());
@@ -64,12 +85,13 @@ impl Node {
                 tracing::warn!("the output did not end with the process");
             }
             lock(&container.logger).take();
-            let recorded = match exit {
+            match exit {
                 // The pod's end is seen and recorded by who watches the VM; this is the agent's alone.
                 None if node.pod_is_live(&container).await => {
-                    node.record_exit(&container, 255, "Error", "the guest's agent lost the process")
+                    let why = "the guest's agent lost the process";
+                    until_recorded(|| node.record_exit(&container, 255, "Error", why)).await;
                 }
-                None => Ok(()),
+                None => {}
                 Some(exit) => {
                     let code = exit.code.clamp(0, 255);
                     let reason = match (exit.oom_killed, code) {
@@ -79,11 +101,8 @@ impl Node {
                     };
                     let started = container.record().started_at;
                     let at = started.saturating_add_unsigned(exit.lived_nanos);
-                    node.record_exit_at(&container, at, code, reason, "")
+                    until_recorded(|| node.record_exit_at(&container, at, code, reason, "")).await;
                 }
-            };
-            if let Err(e) = recorded {
-                tracing::error!("cannot record the exit: {e}");
             }
         };
         tokio::spawn(followed.instrument(span));
@@ -137,5 +156,17 @@ impl Node {
             Ok(pod) => pod.live().await.is_ok_and(|live| !live.vm.process.is_gone()),
             Err(_) => false,
         }
+    }
+}
+
+/// Records an end, as soon as the store takes it: it is told once by who saw it, and must not be lost to a full disk. What
+/// is forgotten meanwhile needs no record, and the store takes that at once.
+pub async fn until_recorded(record: impl Fn() -> Result<()>) {
+    let mut told = false;
+    while let Err(e) = record() {
+        if !std::mem::replace(&mut told, true) {
+            tracing::error!("an end cannot be recorded yet: {e}");
+        }
+        tokio::time::sleep(LATER).await;
     }
 }

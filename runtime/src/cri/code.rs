@@ -27,7 +27,11 @@ impl From<Error> for Status {
 
 impl From<NetworkError> for Error {
     fn from(error: NetworkError) -> Error {
-        Error::Internal(format!("network: {error}"))
+        let text = format!("network: {error}");
+        match error {
+            NetworkError::PluginTimeout { .. } => Error::Deadline(text),
+            error => Error::of_host(&text, &error).unwrap_or(Error::Internal(text)),
+        }
     }
 }
 
@@ -43,10 +47,7 @@ impl From<ImageError> for Error {
             ImageError::Corrupt(_) | ImageError::UnsupportedPlatform { .. } => Error::State(text),
             ImageError::Unsupported(_) => Error::Unsupported(text),
             ImageError::TooLarge(_) => Error::Exhausted(text),
-            ImageError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-                Error::Exhausted(text)
-            }
-            _ => Error::Internal(text),
+            error => Error::of_host(&text, &error).unwrap_or(Error::Internal(text)),
         }
     }
 }

@@ -83,7 +83,7 @@ impl RuntimeService for Runtime {
             let (reason, message) = problem.clone().unwrap_or_default();
             cri::RuntimeCondition { r#type: kind.into(), status: problem.is_none(), reason, message }
         };
-        let kvm = crate::host::kvm().err().map(|problem| ("KVMNotUsable".to_owned(), problem));
+        let kvm = crate::host::kvm().err().map(|problem| ("KVMNotUsable".to_owned(), problem.to_string()));
         let network = match &self.0.network {
             None => Some(("NetworkDisabled".to_owned(), "husk was started without a network".to_owned())),
             Some(network) => {

@@ -1,17 +1,19 @@
 //! The endpoint's unix socket.
 
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use futures_util::stream;
 use husk_proto::cri::image_service_server::ImageServiceServer;
 use husk_proto::cri::runtime_service_server::RuntimeServiceServer;
 use tokio::net::UnixListener;
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use super::images::Images;
 use super::runtime::Runtime;
+use crate::accept::Accepting;
 use crate::error::{Error, Result};
 use crate::node::Node;
 use crate::observe::{CallLayer, metrics};
@@ -37,11 +39,16 @@ pub async fn serve(node: Arc<Node>, stop: impl Future<Output = ()>) -> Result<()
         RuntimeServiceServer::new(Runtime(node.clone(), streaming)).max_decoding_message_size(MAX_MESSAGE);
     let calls = CallLayer(node.metrics.clone());
     let images = ImageServiceServer::new(Images(node)).max_decoding_message_size(MAX_MESSAGE);
+    let first = (listener, Accepting::new("the CRI"));
+    let connections = stream::unfold(first, |(listener, mut accepting)| async move {
+        let (connection, _) = accepting.next(|| listener.accept()).await;
+        Some((Ok::<_, io::Error>(connection), (listener, accepting)))
+    });
     Server::builder()
         .layer(calls)
         .add_service(runtime)
         .add_service(images)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
+        .serve_with_incoming_shutdown(connections, stop)
         .await
         .map_err(|e| Error::Internal(format!("the CRI server: {e}")))?;
     let _ = std::fs::remove_file(&socket);

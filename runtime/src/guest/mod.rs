@@ -52,7 +52,10 @@ async fn connect_as(endpoint: Endpoint, socket: &Path) -> Result<Guest> {
             async move { vsock_connect(&socket, AGENT_PORT).await.map(TokioIo::new) }
         }))
         .await
-        .map_err(|e| Error::Unavailable(format!("cannot reach the guest's agent: {}", chain(&e))))?;
+        .map_err(|e| {
+            let text = format!("cannot reach the guest's agent: {}", chain(&e));
+            Error::of_host(&text, &e).unwrap_or(Error::Unavailable(text))
+        })?;
     Ok(AgentClient::new(channel)
         .max_decoding_message_size(AGENT_MAX_MESSAGE)
         .max_encoding_message_size(AGENT_MAX_MESSAGE))
@@ -103,7 +106,11 @@ pub fn refusal(what: &str, status: tonic::Status) -> Error {
 
 /// The VMM's `CONNECT port` handshake.
 async fn vsock_connect(socket: &Path, port: u32) -> std::io::Result<UnixStream> {
-    let mut stream = UnixStream::connect(socket).await?;
+    let mut stream = UnixStream::connect(socket).await.map_err(|e| match e.kind() {
+        // The VMM's doing, and no want of the host's.
+        std::io::ErrorKind::WouldBlock => std::io::Error::other("the VMM accepts no more connections"),
+        _ => e,
+    })?;
     stream.write_all(format!("CONNECT {port}\n").as_bytes()).await?;
     // Byte by byte: what follows the line belongs to the agent's protocol.
     let mut line = Vec::with_capacity(32);

@@ -1,6 +1,7 @@
 //! A connection to a port of the pod's loopback, through its agent.
 
 use bytes::Bytes;
+use husk_failpoint::reach;
 use husk_proto::agent;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -27,6 +28,7 @@ pub async fn connect_port(mut agent: Guest, port: u16) -> Result<(PortSender, Po
         .port_forward(tonic::Request::new(ReceiverStream::new(requests)))
         .await
         .map_err(|status| refusal("the pod", status))?;
+    reach(format_args!("connected to a port of a pod"));
     Ok((PortSender(sender), PortReceiver(received.into_inner())))
 }
 

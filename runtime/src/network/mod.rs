@@ -18,7 +18,6 @@ mod types;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 pub use counters::InterfaceCounters;
 pub use error::NetworkError;
@@ -34,9 +33,6 @@ use facts::Facts;
 /// The name that CNI is asked to give to a pod's interface.
 const POD_INTERFACE: &str = "eth0";
 
-/// How long one plugin may take.
-const PLUGIN_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// The most interfaces of a pod that are handed to its guest.
 const MAX_INTERFACES: usize = 16;
 
@@ -51,7 +47,7 @@ pub struct PodNetwork {
 impl PodNetwork {
     /// Nothing is read or made before the first use: the CNI configuration may come later than the daemon.
     pub fn new(config: NetworkConfig) -> Self {
-        let cni = cni::Cni::new(config.bin_dirs.clone(), PLUGIN_TIMEOUT);
+        let cni = cni::Cni::new(config.bin_dirs.clone(), config.timeout);
         let cache = cache::Cache::new(config.cache_dir.clone());
         Self { config, cni, cache }
     }

@@ -30,6 +30,7 @@ fn isolated<F: Future<Output = ()>>(test: impl FnOnce(PodNetwork, PathBuf) -> F 
             bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
             cache_dir: dir.path().join("cache"),
             netns_dir: dir.path().join("netns"),
+            timeout: Duration::from_secs(60),
         });
         fs::create_dir(dir.path().join("net.d")).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

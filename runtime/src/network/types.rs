@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,8 @@ pub struct NetworkConfig {
     pub cache_dir: PathBuf,
     /// Bind mounts of the sandboxes' namespaces ("/run/husk/netns").
     pub netns_dir: PathBuf,
+    /// How long one call of a plugin may take.
+    pub timeout: Duration,
 }
 
 /// The pod that wants a network.

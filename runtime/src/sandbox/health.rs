@@ -9,6 +9,9 @@ use crate::guest::{self, Guest};
 use crate::node::{Node, Pod};
 use crate::vm::{End, Vm};
 
+/// How long the record of an end may take before the end.
+const MOMENT: Duration = Duration::from_secs(1);
+
 impl Node {
     /// Asks a pod's agent again and again whether it is there, and ends the VM of one that does not answer in time: a
     /// guest whose agent hangs cannot be worked with, and nobody would know.
@@ -39,10 +42,13 @@ impl Node {
             node.metrics.vm_ended(end.label());
             let why = end.describe(vm.process.pid);
             tracing::warn!(sandbox = pod.id, "{why}");
-            if let Err(e) = node.lost(&pod, &why).await {
-                tracing::error!(sandbox = pod.id, "cannot record the VM's end: {e}");
-            }
+            let mut recorded = std::pin::pin!(node.lost(&pod, &why));
+            // Why, before that it has ended; but it ends, whatever becomes of the record.
+            let in_time = tokio::time::timeout(MOMENT, &mut recorded).await;
             vm.process.kill().await;
+            if in_time.is_err() {
+                recorded.await;
+            }
         });
     }
 }

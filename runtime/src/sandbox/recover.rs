@@ -9,18 +9,39 @@ use husk_proto::agent::{self, ProcessState};
 use tracing::Instrument;
 
 use super::{remove_pod_dir, tear_down};
+use crate::container::end_commands;
 use crate::error::{Error, Result};
 use crate::guest::{self, Guest};
 use crate::node::{Live, Node, Pod, lock, now_nanos};
 use crate::observe::about;
 use crate::store::Phase;
 use crate::vm::{Slots, Vm};
-use crate::volume::Volumes;
+use crate::volume::{End, Volumes};
 
 /// How long a guest may take to answer a daemon that comes back, which serves nobody until then.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the record of a pod's end is waited for.
+const RECORD_LIMIT: Duration = Duration::from_secs(2);
 /// The most containers that a guest is believed to have.
 const MOST_CONTAINERS: usize = 4096;
+/// The most commands that a container is believed to have.
+const MOST_COMMANDS: usize = 1024;
+
+/// A VM that an earlier daemon has left.
+struct Left {
+    vm: Arc<Vm>,
+    /// Of a ready pod.
+    ready: Option<Result<Ready>>,
+}
+
+/// What a ready pod's guest answers, and what else it has.
+struct Ready {
+    agent: Guest,
+    containers: Vec<agent::Container>,
+    volumes: Volumes,
+    /// Of what serves the volumes.
+    end: Option<End>,
+}
 
 impl Node {
     /// Takes the records and the living VMs in hand: ready pods go on, half-made and half-removed ones are
@@ -40,33 +61,73 @@ impl Node {
             let node = self.clone();
             let span = about(&pod.id, "");
             let recovered = async move {
-                if let Err(e) = node.recover_pod(&pod).await {
+                let left = node.look_for(&pod).await?;
+                if let Err(e) = node.recover_pod(&pod, left).await {
                     tracing::error!("cannot recover the pod: {e}");
                 }
+                Ok::<(), Error>(())
             };
             recoveries.spawn(recovered.instrument(span));
         }
-        while recoveries.join_next().await.is_some() {}
+        let mut seen: Result<()> = Ok(());
+        while let Some(done) = recoveries.join_next().await {
+            if let Ok(unseen @ Err(_)) = done {
+                seen = unseen;
+            }
+        }
+        // What this daemon cannot see may well live: it is not ended for that, nor swept.
+        seen?;
         self.sweep().await;
         self.templates.sweep(&self.config).await;
         Ok(())
     }
 
-    async fn recover_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
+    /// The VM of a pod, and whether its guest answers.
+    ///
+    /// # Errors
+    /// When that cannot be known, for want of something that husk itself needs.
+    async fn look_for(&self, pod: &Pod) -> Result<Option<Left>> {
         let record = pod.record();
         let dir = self.pod_dir(&pod.id);
-        let vm = Vm::adopt(&dir, record.vmm_pid, record.vmm_started).or_else(|| Vm::find(&dir)).map(Arc::new);
-        *lock(&pod.vm) = vm.clone();
-        match (record.phase(), vm) {
-            (Phase::Running, Some(vm)) => match within(PATIENCE, self.reach(&vm)).await {
-                Ok((agent, states)) => self.resume(pod, vm, agent, states).await,
+        let adopted = Vm::adopt(&dir, record.vmm_pid, record.vmm_started)?;
+        let found = if adopted.is_none() { Vm::find(&dir)? } else { adopted };
+        let Some(vm) = found.map(Arc::new) else { return Ok(None) };
+        if record.phase() != Phase::Running {
+            return Ok(Some(Left { vm, ready: None }));
+        }
+        let (volumes, end) = Volumes::found(&dir)?;
+        let agent = match within(PATIENCE, guest::connect(&vm.vsock())).await {
+            Err(Error::Exhausted(why)) => return Err(Error::Exhausted(why)),
+            connected => connected,
+        };
+        let ready = match agent {
+            Ok(agent) => within(PATIENCE, list(agent.clone())).await.map(|containers| Ready {
+                agent,
+                containers,
+                volumes,
+                end,
+            }),
+            Err(e) => Err(e),
+        };
+        Ok(Some(Left { vm, ready: Some(ready) }))
+    }
+
+    async fn recover_pod(self: &Arc<Self>, pod: &Arc<Pod>, left: Option<Left>) -> Result<()> {
+        *lock(&pod.vm) = left.as_ref().map(|left| left.vm.clone());
+        match (pod.record().phase(), left) {
+            (_, Some(Left { vm, ready: Some(ready) })) => match ready {
+                Ok(ready) => self.resume(pod, vm, ready).await,
                 Err(e) => {
                     tracing::error!("the guest does not answer and is ended: {e}");
                     vm.stop().await;
-                    self.lost(pod, "the guest did not answer when husk came back").await
+                    self.lost_meanwhile(pod, "the guest did not answer when husk came back").await;
+                    Ok(())
                 }
             },
-            (Phase::Running, None) => self.lost(pod, "the pod's VM ended while husk was away").await,
+            (Phase::Running, _) => {
+                self.lost_meanwhile(pod, "the pod's VM ended while husk was away").await;
+                Ok(())
+            }
             (Phase::Stopped, _) => tear_down(self, pod).await,
             _ => {
                 tear_down(self, pod).await?;
@@ -78,31 +139,19 @@ impl Node {
         }
     }
 
-    /// Connects to the agent of a VM that was running already and asks what it has.
-    async fn reach(&self, vm: &Vm) -> Result<(Guest, HashMap<String, ProcessState>)> {
-        let mut agent = guest::connect(&vm.vsock()).await?;
-        let listed = guest::call(agent.list_containers(guest::request(agent::ListContainersRequest {})))
-            .await
-            .map_err(|status| guest::refusal("the guest does not list its containers", status))?;
-        if listed.containers.len() > MOST_CONTAINERS {
-            return Err(Error::Internal(format!(
-                "the guest lists {} containers, more than the {MOST_CONTAINERS} that it can have",
-                listed.containers.len()
-            )));
-        }
-        let states = listed.containers.into_iter().map(|c| (c.id.clone(), c.state())).collect();
-        Ok((agent, states))
+    /// Records that a pod has no VM any more. A disk that does not take that does not keep the daemon from its other pods.
+    async fn lost_meanwhile(self: &Arc<Self>, pod: &Arc<Pod>, why: &'static str) {
+        let (node, pod) = (self.clone(), pod.clone());
+        let recorded = tokio::spawn(async move { node.lost(&pod, why).await });
+        let _ = tokio::time::timeout(RECORD_LIMIT, recorded).await;
     }
 
     /// A pod whose VM goes on: its containers' logs and ends are followed again, and what was half done to
     /// them is finished or undone.
-    async fn resume(
-        self: &Arc<Self>,
-        pod: &Arc<Pod>,
-        vm: Arc<Vm>,
-        agent: Guest,
-        states: HashMap<String, ProcessState>,
-    ) -> Result<()> {
+    async fn resume(self: &Arc<Self>, pod: &Arc<Pod>, vm: Arc<Vm>, ready: Ready) -> Result<()> {
+        let Ready { agent, containers: listed, volumes, end } = ready;
+        let states: HashMap<String, ProcessState> =
+            listed.iter().map(|container| (container.id.clone(), container.state())).collect();
         let containers = self.containers_of(&pod.id);
         let known: HashSet<&str> = containers.iter().map(|container| container.id.as_str()).collect();
         for id in states.keys().filter(|id| !known.contains(id.as_str())) {
@@ -126,7 +175,6 @@ impl Node {
             let _ = vm.detach(slot).await;
         }
         let slots = Arc::new(tokio::sync::Mutex::new(slots));
-        let (volumes, end) = Volumes::found(&self.pod_dir(&pod.id));
         match end {
             Some(end) => self.watch_volumes(pod.clone(), vm.clone(), end),
             None if volumes.containers().is_empty() => {}
@@ -140,6 +188,10 @@ impl Node {
             Some(Live { vm: vm.clone(), guest: agent.clone(), slots, volumes, size: Default::default() });
         self.watch_agent(pod.clone(), vm.clone(), agent.clone());
         self.watch(pod.clone(), vm);
+        for container in listed.into_iter().filter(|container| known.contains(container.id.as_str())) {
+            let commands = container.exec_ids.into_iter().take(MOST_COMMANDS);
+            end_commands(agent.clone(), &container.id, commands.collect());
+        }
         for container in containers {
             let phase = container.record().phase();
             let started = states.get(&container.id).is_some_and(|state| *state != ProcessState::Created);
@@ -150,11 +202,12 @@ impl Node {
                 })?;
             }
             match container.record().phase() {
-                Phase::Running => self.follow(&container, agent.clone()).await?,
+                Phase::Running => self.follow(&container, agent.clone()).await,
                 Phase::Removing => self.remove_container(&container.id).await?,
                 _ => {}
             }
         }
+        self.settle_resources(pod);
         if let Some(network) = &self.network
             && let Err(e) = network.check(&pod.id).await
         {
@@ -170,10 +223,14 @@ impl Node {
         let pods = self.config.pods_dir();
         for id in names(&pods).into_iter().filter(|id| !known.contains(id)) {
             tracing::warn!(sandbox = id, "sweeping what belongs to no pod");
-            if let Some(vm) = Vm::find(&pods.join(&id)) {
-                vm.process.kill().await;
-            }
-            if let Err(e) = remove_pod_dir(&self.cgroups, &pods.join(&id)).await {
+            let dir = pods.join(&id);
+            let swept = async {
+                if let Some(vm) = Vm::find(&dir)? {
+                    vm.process.kill().await;
+                }
+                remove_pod_dir(&self.cgroups, &dir).await
+            };
+            if let Err(e) = swept.await {
                 tracing::error!(sandbox = id, "cannot be swept: {e}");
             }
         }
@@ -191,6 +248,20 @@ impl Node {
             }
         }
     }
+}
+
+/// What a guest says that it has.
+async fn list(mut agent: Guest) -> Result<Vec<agent::Container>> {
+    let listed = guest::call(agent.list_containers(guest::request(agent::ListContainersRequest {})))
+        .await
+        .map_err(|status| guest::refusal("the guest does not list its containers", status))?;
+    if listed.containers.len() > MOST_CONTAINERS {
+        return Err(Error::Internal(format!(
+            "the guest lists {} containers, more than the {MOST_CONTAINERS} that it can have",
+            listed.containers.len()
+        )));
+    }
+    Ok(listed.containers)
 }
 
 /// What comes of `work`, if it comes in time.

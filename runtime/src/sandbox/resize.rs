@@ -1,7 +1,9 @@
 //! A VM grows and shrinks as its pod's limits do.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use husk_failpoint::reach;
 use husk_proto::{agent, cri};
 
 use super::size::{Claim, Room, Size};
@@ -94,6 +96,26 @@ impl Node {
         }
     }
 
+    /// Finishes, in the background, what an earlier daemon had begun of a change of a pod's or its containers' limits.
+    pub(super) fn settle_resources(self: &Arc<Self>, pod: &Arc<Pod>) {
+        let containers = self.containers_of(&pod.id);
+        let unsure: Vec<_> =
+            containers.into_iter().filter(|container| container.record().limits_changing).collect();
+        if unsure.is_empty() && !pod.record().resizing {
+            return;
+        }
+        let (node, pod) = (self.clone(), pod.clone());
+        tokio::spawn(async move {
+            for container in unsure {
+                let _changing = container.changing.lock().await;
+                node.settle_limits(&container).await;
+            }
+            if let Ok(live) = pod.live().await {
+                node.fit(&pod, &live).await;
+            }
+        });
+    }
+
     async fn resize(
         &self,
         pod: &Pod,
@@ -105,11 +127,14 @@ impl Node {
         if *size == Some(target) {
             return Ok(());
         }
+        self.update_pod(pod, |record| record.resizing = true)?;
+        reach(format_args!("recorded that a VM's size changes"));
         let known = size.take().is_some();
         let (grows, shrinks) = (target.memory_mib > have.memory_mib, target.memory_mib < have.memory_mib);
         // What is not known is asked for as well, but for what goes down in any case.
         if grows || !known && !shrinks {
             let got = live.vm.resize(target.memory_mib, GROWTH_LIMIT).await?;
+            reach(format_args!("gave a VM memory"));
             if got < target.memory_mib {
                 live.vm.resize(have.memory_mib, Duration::ZERO).await?;
                 return Err(Error::Unavailable(format!(
@@ -120,13 +145,17 @@ impl Node {
             }
         }
         make_use(live.guest.clone(), target).await?;
+        reach(format_args!("had a guest use what it has"));
         if shrinks {
             live.vm.resize(target.memory_mib, Duration::ZERO).await?;
+            reach(format_args!("took memory from a VM"));
         }
         self.update_pod(pod, |record| {
             record.vcpus = target.vcpus.into();
             record.memory_mib = target.memory_mib;
+            record.resizing = false;
         })?;
+        reach(format_args!("recorded a VM's size"));
         *size = Some(target);
         tracing::info!(
             sandbox = pod.id,

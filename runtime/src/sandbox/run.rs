@@ -13,6 +13,7 @@ use super::start::{Plan, Started};
 use super::{HOST_MIB, namespaces, resolv, scratch, tear_down};
 use crate::caller::Caller;
 use crate::cgroup::CgroupPath;
+use crate::container::until_recorded;
 use crate::error::{Error, Result};
 use crate::events::Kind;
 use crate::guest;
@@ -37,7 +38,7 @@ impl Node {
     ) -> Result<String> {
         validate(&config)?;
         self.config.handler(&handler)?;
-        crate::host::kvm().map_err(Error::Unavailable)?;
+        crate::host::kvm()?;
         let metadata = config.metadata.clone();
         let id = new_id();
         tracing::Span::current().record("sandbox", id.as_str());
@@ -69,11 +70,21 @@ impl Node {
             Ok(()) => Ok(pod.id.clone()),
             Err(error) => {
                 let error = self.with_last_words(&pod, error).await;
-                if let Err(e) = tear_down(self, &pod).await {
-                    tracing::error!(sandbox = pod.id, "after a failed start: {e}");
+                match tear_down(self, &pod).await {
+                    Ok(()) => {
+                        self.forget_pod(&pod.id)?;
+                        self.tell_of_pod(&pod, Kind::Deleted);
+                    }
+                    // Something of it may be left: it is there to be removed, as a pod that is not ready.
+                    Err(e) => {
+                        tracing::error!(sandbox = pod.id, "after a failed start: {e}");
+                        self.update_pod(&pod, |record| {
+                            record.phase = Phase::Stopped.into();
+                            record.message =
+                                format!("it could not be started ({error}), nor undone yet: {e}");
+                        })?;
+                    }
                 }
-                self.forget_pod(&pod.id)?;
-                self.tell_of_pod(&pod, Kind::Deleted);
                 Err(error)
             }
         }
@@ -256,32 +267,32 @@ impl Node {
             node.metrics.vm_ended(end.label());
             let why = end.describe(vm.process.pid);
             tracing::warn!(sandbox = pod.id, "{why}");
-            if let Err(e) = node.lost(&pod, &why).await {
-                tracing::error!(sandbox = pod.id, "cannot record the VM's end: {e}");
-            }
+            node.lost(&pod, &why).await;
         });
     }
 
     /// Records that a ready pod has no VM any more, and why.
-    pub(super) async fn lost(&self, pod: &Pod, why: &str) -> Result<()> {
+    pub(super) async fn lost(&self, pod: &Pod, why: &str) {
+        *pod.live.write().await = None;
         for container in self.containers_of(&pod.id) {
             if container.record().phase() == Phase::Running {
-                self.record_exit(&container, 255, "Error", why)?;
+                until_recorded(|| self.record_exit(&container, 255, "Error", why)).await;
             }
         }
-        *pod.live.write().await = None;
         // Who takes the VM tells of its end: a pod that is being stopped meanwhile does it otherwise.
         let had_vm = lock(&pod.vm).take().is_some();
-        self.update_pod(pod, |record| {
-            if record.phase() == Phase::Running {
-                record.phase = Phase::Stopped.into();
-                record.message = why.into();
-            }
-        })?;
+        until_recorded(|| {
+            self.update_pod(pod, |record| {
+                if record.phase() == Phase::Running {
+                    record.phase = Phase::Stopped.into();
+                    record.message = why.into();
+                }
+            })
+        })
+        .await;
         if had_vm {
             self.tell_of_pod(pod, Kind::Stopped);
         }
-        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use husk_failpoint::reach;
 use husk_proto::cri;
 
 use super::resize::Beyond;
@@ -43,6 +44,7 @@ impl Node {
             record.config = Some(config);
             record.limits_set = true;
         })?;
+        reach(format_args!("recorded a pod's limits"));
         self.fit(&pod, &live).await;
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use husk_failpoint::reach;
-use husk_images::Database;
+use husk_images::{Database, OpenError};
 use prost::Message;
 use redb::{DatabaseError, ReadableTable, StorageError, TableDefinition, WriteTransaction};
 
@@ -19,6 +19,9 @@ use crate::error::{Error, Result};
 const SANDBOXES: TableDefinition<&str, &[u8]> = TableDefinition::new("sandboxes");
 const CONTAINERS: TableDefinition<&str, &[u8]> = TableDefinition::new("containers");
 
+/// The format of the records; see [`Database::open`].
+const FORMAT: u64 = 1;
+
 /// The open store. Every write is on disk when its call returns.
 pub struct Store {
     db: Database,
@@ -28,12 +31,15 @@ impl Store {
     /// Opens or makes `path`. A second daemon on the same file is refused, and so is a file that is none of husk's or is
     /// damaged: what it knew is not made up for by an empty one.
     pub fn open(path: &Path) -> Result<Store> {
-        let db = Database::open(path).map_err(|error| {
-            let way_out = match error {
-                DatabaseError::DatabaseAlreadyOpen => "another husk uses it: stop that one",
-                DatabaseError::Storage(StorageError::Io(ref error)) if error.kind() != ErrorKind::InvalidData => {
+        let db = Database::open(path, FORMAT).map_err(|error| {
+            let disk = |error: &std::io::Error| error.kind() != ErrorKind::InvalidData;
+            let way_out = match &error {
+                OpenError::Newer { .. } => "start that one again; pods go on meanwhile",
+                OpenError::Database(DatabaseError::DatabaseAlreadyOpen) => "another husk uses it: stop that one",
+                OpenError::Database(DatabaseError::Storage(StorageError::Io(error))) if disk(error) => {
                     "its disk must be writable and have room"
                 }
+                OpenError::Records(redb::Error::Io(error)) if disk(error) => "its disk must be writable and have room",
                 _ => {
                     "it is damaged: put back an older copy, or move it away; husk then knows of none of its pods, and \
                      ends those that run"
@@ -50,9 +56,16 @@ impl Store {
         Ok(store)
     }
 
-    /// Writes a sandbox's record, new or changed.
-    pub fn put_sandbox(&self, record: &SandboxRecord) -> Result<()> {
-        let written = self.put(SANDBOXES, &record.id, record);
+    /// Writes a new sandbox's record.
+    pub fn add_sandbox(&self, record: &SandboxRecord) -> Result<()> {
+        let written = self.add(SANDBOXES, &record.id, record);
+        reach(format_args!("recorded a sandbox as {:?}", record.phase()));
+        written
+    }
+
+    /// Writes a sandbox's changed record. One that is forgotten stays so.
+    pub fn change_sandbox(&self, record: &SandboxRecord) -> Result<()> {
+        let written = self.replace(SANDBOXES, &record.id, record);
         reach(format_args!("recorded a sandbox as {:?}", record.phase()));
         written
     }
@@ -69,9 +82,16 @@ impl Store {
         self.all(SANDBOXES)
     }
 
-    /// Writes a container's record, new or changed.
-    pub fn put_container(&self, record: &ContainerRecord) -> Result<()> {
-        let written = self.put(CONTAINERS, &record.id, record);
+    /// Writes a new container's record.
+    pub fn add_container(&self, record: &ContainerRecord) -> Result<()> {
+        let written = self.add(CONTAINERS, &record.id, record);
+        reach(format_args!("recorded a container as {:?}", record.phase()));
+        written
+    }
+
+    /// Writes a container's changed record. One that is forgotten stays so.
+    pub fn change_container(&self, record: &ContainerRecord) -> Result<()> {
+        let written = self.replace(CONTAINERS, &record.id, record);
         reach(format_args!("recorded a container as {:?}", record.phase()));
         written
     }
@@ -88,10 +108,21 @@ impl Store {
         self.all(CONTAINERS)
     }
 
-    fn put(&self, table: TableDefinition<&str, &[u8]>, key: &str, record: &impl Message) -> Result<()> {
+    fn add(&self, table: TableDefinition<&str, &[u8]>, key: &str, record: &impl Message) -> Result<()> {
         let record = record.encode_to_vec();
         self.change(|write| {
             write.open_table(table)?.insert(key, record.as_slice())?;
+            Ok(())
+        })
+    }
+
+    fn replace(&self, table: TableDefinition<&str, &[u8]>, key: &str, record: &impl Message) -> Result<()> {
+        let record = record.encode_to_vec();
+        self.change(|write| {
+            let mut table = write.open_table(table)?;
+            if table.get(key)?.is_some() {
+                table.insert(key, record.as_slice())?;
+            }
             Ok(())
         })
     }
@@ -125,12 +156,12 @@ impl Store {
 }
 
 fn failed(error: redb::Error) -> Error {
-    match error {
-        redb::Error::Io(error) if error.kind() == ErrorKind::StorageFull => {
-            Error::Exhausted(format!("the store's disk is full: {error}"))
-        }
-        error => Error::Internal(format!("store: {error}")),
-    }
+    let text = format!("the store: {error}");
+    let host = match &error {
+        redb::Error::Io(error) => Error::of_host(&text, error),
+        _ => None,
+    };
+    host.unwrap_or(Error::Internal(text))
 }
 
 #[cfg(test)]
@@ -143,12 +174,56 @@ mod tests {
         let path = dir.path().join("husk.redb");
         let record = SandboxRecord { id: "a".into(), ips: vec!["10.0.0.1".into()], ..Default::default() };
         let store = Store::open(&path).unwrap();
-        store.put_sandbox(&record).unwrap();
-        store.put_sandbox(&SandboxRecord { id: "b".into(), ..Default::default() }).unwrap();
+        store.add_sandbox(&record).unwrap();
+        store.add_sandbox(&SandboxRecord { id: "b".into(), ..Default::default() }).unwrap();
         store.delete_sandbox("b").unwrap();
         store.delete_sandbox("b").unwrap();
         drop(store);
         assert_eq!(Store::open(&path).unwrap().sandboxes().unwrap(), vec![record]);
+    }
+
+    #[test]
+    fn what_is_forgotten_stays_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("husk.redb")).unwrap();
+        let mut record = SandboxRecord { id: "a".into(), ..Default::default() };
+        store.add_sandbox(&record).unwrap();
+        record.memory_mib = 256;
+        store.change_sandbox(&record).unwrap();
+        assert_eq!(store.sandboxes().unwrap(), [record.clone()]);
+        store.delete_sandbox("a").unwrap();
+        store.change_sandbox(&record).unwrap();
+        assert_eq!(store.sandboxes().unwrap(), []);
+    }
+
+    #[test]
+    fn records_of_other_builds_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("husk.redb")).unwrap();
+        let record = SandboxRecord { id: "a".into(), memory_mib: 256, ..Default::default() };
+        // A field that this build does not know: the number 7 with the tag 999.
+        let newer = [record.encode_to_vec(), vec![0xb8, 0x3e, 7]].concat();
+        // And one that knows nothing but ids.
+        let older = vec![10, 1, b'b'];
+        store
+            .change(|write| {
+                let mut table = write.open_table(SANDBOXES)?;
+                table.insert("a", newer.as_slice())?;
+                table.insert("b", older.as_slice())?;
+                Ok(())
+            })
+            .unwrap();
+        let bare = SandboxRecord { id: "b".into(), ..Default::default() };
+        assert_eq!(store.sandboxes().unwrap(), [record, bare]);
+    }
+
+    #[test]
+    fn a_newer_store_is_refused_with_the_way_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("husk.redb");
+        drop(Database::open(&path, FORMAT + 1).unwrap());
+        let refused = Store::open(&path).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(refused.contains("of a newer husk") && refused.contains("start that one again"), "{refused}");
     }
 
     #[test]

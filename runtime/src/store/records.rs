@@ -72,6 +72,9 @@ pub struct SandboxRecord {
     /// Whether its VM is a clone of a template, and has not booted.
     #[prost(bool, tag = "32")]
     pub cloned: bool,
+    /// Whether its VM is being made larger or smaller; found after a restart, it is made what its limits say.
+    #[prost(bool, tag = "33")]
+    pub resizing: bool,
     /// The user and group of its VMM; 0: root, by a daemon that knew no others.
     #[prost(uint32, tag = "30")]
     pub uid: u32,
@@ -138,6 +141,9 @@ pub struct ContainerRecord {
     /// The limits it was made with, once they have been changed.
     #[prost(message, optional, tag = "21")]
     pub first_limits: Option<cri::LinuxContainerResources>,
+    /// Whether its limits are being changed; found after a restart, the guest is told those that are recorded.
+    #[prost(bool, tag = "22")]
+    pub limits_changing: bool,
 }
 
 /// What a container has in a block slot of its pod's VM: an image that is a volume, or a device of the host.

@@ -25,6 +25,7 @@ use super::serve::serve;
 use super::tickets::{LIFETIME, Refusal, Tickets};
 use super::tls;
 use super::work::Work;
+use crate::accept::Accepting;
 use crate::error::{Error, Result};
 use crate::node::{Node, lock};
 use crate::observe;
@@ -98,22 +99,15 @@ impl Streaming {
 
 async fn accept(server: Arc<Streaming>, listener: TcpListener) {
     let greeting = Arc::new(Semaphore::new(MAX_GREETING));
+    let mut accepting = Accepting::new("streaming");
     loop {
         let Ok(turn) = greeting.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                let server = server.clone();
-                tokio::spawn(async move {
-                    greet(server, stream, peer).await;
-                    drop(turn);
-                });
-            }
-            // One connection's failure, or too many open files: the next may do.
-            Err(e) => {
-                tracing::warn!("streaming: accepting a connection: {e}");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
+        let (stream, peer) = accepting.next(|| listener.accept()).await;
+        let server = server.clone();
+        tokio::spawn(async move {
+            greet(server, stream, peer).await;
+            drop(turn);
+        });
     }
 }
 

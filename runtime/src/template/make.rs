@@ -5,6 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use husk_failpoint::reach;
 use husk_vmm::config::HotplugConfig;
 use rustix::fs::{FlockOperation, flock};
 
@@ -69,8 +70,10 @@ impl Templates {
             remove(dir)?;
             make_dir(dir)?;
         }
+        reach(format_args!("made a template's directories"));
         let saved = self.boot_and_save(class, vm, &run, &half_made).await;
         end(&self.cgroups, &run).await?;
+        reach(format_args!("removed what a template's VM had"));
         if let Err(e) = saved {
             remove(&half_made)?;
             return Err(e);
@@ -83,6 +86,7 @@ impl Templates {
         sync(&half_made)?;
         remove(&place)?;
         std::fs::rename(&half_made, &place).map_err(|e| Error::io("rename", &half_made, e))?;
+        reach(format_args!("published a template"));
         if let Some(build) = place.parent() {
             sync(build)?;
         }
@@ -114,13 +118,17 @@ impl Templates {
             savable: true,
         };
         let started = Vm::start(vm, spec)?;
+        reach(format_args!("started a template's VM"));
         let saved = async {
             started.ready(vm).await?;
             tokio::time::sleep(REST).await;
-            save(&started, to).await
+            save(&started, to).await?;
+            reach(format_args!("saved a template"));
+            Ok(())
         }
         .await;
         started.stop().await;
+        reach(format_args!("ended a template's VM"));
         saved
     }
 
@@ -136,6 +144,7 @@ impl Templates {
                 return Ok(false);
             }
             remove(place)?;
+            reach(format_args!("removed a template to make room"));
         }
         Ok(true)
     }

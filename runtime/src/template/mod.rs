@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::SystemTime;
 
+use husk_failpoint::reach;
 use husk_vmm::config::RestoreConfig;
 
 pub use class::{Class, Trust};
@@ -79,6 +80,7 @@ impl Templates {
         if let Err(e) = remove(place) {
             tracing::warn!("{e}");
         }
+        reach(format_args!("discarded a template"));
     }
 
     /// Removes what is of no use: templates of other builds, half-made ones, and VMs that were to become some.
@@ -96,10 +98,13 @@ impl Templates {
             }
         }
         for dir in entries(&self.run) {
-            if let Some(vm) = Vm::find(&dir) {
-                vm.process.kill().await;
-            }
-            if let Err(e) = end(&self.cgroups, &dir).await {
+            let swept = async {
+                if let Some(vm) = Vm::find(&dir)? {
+                    vm.process.kill().await;
+                }
+                end(&self.cgroups, &dir).await
+            };
+            if let Err(e) = swept.await {
                 tracing::warn!("{e}");
             }
         }

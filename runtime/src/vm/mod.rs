@@ -102,13 +102,13 @@ impl Vm {
             inherited.push(FdMapping { parent_fd, child_fd });
             child_fd
         };
-        let (ready, host) = Ready::new().map_err(|e| Error::Internal(format!("a socket pair: {e}")))?;
+        let (ready, host) = Ready::new().map_err(|e| Error::io("make the socket pair of", spec.dir, e))?;
         let host_fd = Some(inherit(host));
         let network_fd = spec.network.map(&mut inherit);
         let mut nets = Vec::new();
         for VmNet { tap, mac, mtu } in spec.nets {
             let tap = tap.as_ref().map(OwnedFd::try_clone).transpose();
-            let tap = tap.map_err(|e| Error::Internal(format!("copying a tap's descriptor: {e}")))?;
+            let tap = tap.map_err(|e| Error::io("copy a tap's descriptor for", spec.dir, e))?;
             nets.push(NetConfig { tap_fd: tap.map(&mut inherit), mac: mac.clone(), mtu: *mtu });
         }
         // A clone has said it in its template.
@@ -165,15 +165,25 @@ impl Vm {
     }
 
     /// Takes hold of a VM that an earlier daemon started. None when its process is gone.
-    pub fn adopt(dir: &Path, pid: i32, started: u64) -> Option<Vm> {
-        Some(Vm { dir: dir.to_owned(), ready: Mutex::new(None), process: VmProcess::adopt(pid, started)? })
+    ///
+    /// # Errors
+    /// When that cannot be known.
+    pub fn adopt(dir: &Path, pid: i32, started: u64) -> Result<Option<Vm>> {
+        Vm::of(dir, VmProcess::adopt(pid, started))
     }
 
     /// Takes hold of a VM of which only the directory is known: the daemon died between starting it and
     /// writing that down.
-    pub fn find(dir: &Path) -> Option<Vm> {
-        let process = VmProcess::find(&config_file(dir))?;
-        Some(Vm { dir: dir.to_owned(), ready: Mutex::new(None), process })
+    ///
+    /// # Errors
+    /// When it cannot be known whether there is one.
+    pub fn find(dir: &Path) -> Result<Option<Vm>> {
+        Vm::of(dir, VmProcess::find(&config_file(dir)))
+    }
+
+    fn of(dir: &Path, process: std::io::Result<Option<VmProcess>>) -> Result<Option<Vm>> {
+        let process = process.map_err(|e| Error::io("look for the VMM of", dir, e))?;
+        Ok(process.map(|process| Vm { dir: dir.to_owned(), ready: Mutex::new(None), process }))
     }
 
     /// The socket on which the guest's vsock is reached.
@@ -250,7 +260,10 @@ impl Vm {
         })
         .await
         .map_err(|e| Error::Internal(e.to_string()))?
-        .map_err(|e| Error::Internal(format!("the VMM refused: {e}")))
+        .map_err(|e| {
+            let text = format!("the VMM refused: {e}");
+            Error::of_host(&text, &e).unwrap_or(Error::Internal(text))
+        })
     }
 }
 

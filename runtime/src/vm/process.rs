@@ -1,6 +1,7 @@
 //! The VMM's process: started here or found again, watched by a pidfd.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -8,7 +9,7 @@ use std::sync::Arc;
 
 use command_fds::{CommandFdExt, FdMapping};
 use husk_jail::namespaces::start_apart;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{PidfdFlags, Signal, pidfd_send_signal};
 use tokio::sync::watch;
 
 use super::sys;
@@ -65,39 +66,52 @@ impl VmProcess {
         };
         let mut child = start_apart(spawn).map_err(|e| Error::io("start", program, e))?;
         let pid = child.id().ok_or_else(|| Error::Internal("the VMM ended at once".into()))? as i32;
-        let mut process = VmProcess::watch(pid)
-            .ok_or_else(|| Error::Internal(format!("the VMM ended at once; {}", super::last_words(dir))))?;
+        let watched = VmProcess::watch(pid);
+        if !matches!(watched, Ok(Some(_))) {
+            // Nobody would know of it.
+            let _ = child.start_kill();
+        }
         // Reaps it; its end is seen by the pidfd.
         let (tell, status) = watch::channel(None);
         tokio::spawn(async move {
             let _ = tell.send(child.wait().await.ok());
         });
+        let watched = watched.map_err(|e| Error::io("watch", program, e))?;
+        let mut process = watched
+            .ok_or_else(|| Error::Internal(format!("the VMM ended at once; {}", super::last_words(dir))))?;
         process.status = Some(status);
         Ok(process)
     }
 
     /// Finds a process that an earlier daemon started; None if it is gone or the number was used again.
-    pub fn adopt(pid: i32, started: u64) -> Option<VmProcess> {
-        VmProcess::watch(pid).filter(|process| process.started == started)
+    ///
+    /// # Errors
+    /// When that cannot be known: one that runs must not be taken for gone.
+    pub fn adopt(pid: i32, started: u64) -> io::Result<Option<VmProcess>> {
+        Ok(VmProcess::watch(pid)?.filter(|process| process.started == started))
     }
 
     /// Finds a process by the configuration that its command line names.
-    pub fn find(config: &Path) -> Option<VmProcess> {
-        let pid = process::with_argument(CONFIG, config)?;
-        VmProcess::watch(pid).filter(|_| process::has_argument(pid, CONFIG, config))
+    ///
+    /// # Errors
+    /// As [`VmProcess::adopt`].
+    pub fn find(config: &Path) -> io::Result<Option<VmProcess>> {
+        let Some(pid) = process::with_argument(CONFIG, config)? else { return Ok(None) };
+        let watched = VmProcess::watch(pid)?;
+        Ok(if process::has_argument(pid, CONFIG, config)? { watched } else { None })
     }
 
-    fn watch(pid: i32) -> Option<VmProcess> {
-        let pidfd = Arc::new(pidfd_open(Pid::from_raw(pid)?, PidfdFlags::NONBLOCK).ok()?);
+    fn watch(pid: i32) -> io::Result<Option<VmProcess>> {
+        let Some(pidfd) = process::open(pid, PidfdFlags::NONBLOCK)?.map(Arc::new) else { return Ok(None) };
         // Read after the pidfd is held, so that both speak of the same process.
-        let started = start_time(pid)?;
+        let Some(started) = start_time(pid)? else { return Ok(None) };
         let (tell, gone) = watch::channel(false);
-        let watched = sys::register(pidfd.clone()).ok()?;
+        let watched = sys::register(pidfd.clone())?;
         tokio::spawn(async move {
             let _ = watched.readable().await;
             let _ = tell.send(true);
         });
-        Some(VmProcess { pid, started, pidfd, gone, status: None })
+        Ok(Some(VmProcess { pid, started, pidfd, gone, status: None }))
     }
 
     /// Returns when the process has ended.
@@ -156,7 +170,7 @@ impl Usage {
 
 /// What a process has used; None when there is none of that number.
 pub fn usage(pid: i32) -> Option<Usage> {
-    let stat = stat(pid)?;
+    let stat = stat(pid).ok()??;
     let field = |number: usize| stat.get(number - 3).copied();
     let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
     Some(Usage {
@@ -169,17 +183,21 @@ pub fn usage(pid: i32) -> Option<Usage> {
 }
 
 /// Fields of /proc/PID/stat (proc(5)), from the third on.
-fn stat(pid: i32) -> Option<Vec<u64>> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+fn stat(pid: i32) -> io::Result<Option<Vec<u64>>> {
+    let stat = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        Err(e) if e.kind() == io::ErrorKind::NotFound || process::is_gone(&e) => return Ok(None),
+        Err(e) => return Err(e),
+    };
     // The second field is in parentheses and may itself hold spaces and parentheses.
-    let (_, rest) = stat.rsplit_once(')')?;
+    let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace());
     // The state is a letter, a few others may be negative: none of them is asked for.
-    Some(rest.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect())
+    Ok(fields.map(|fields| fields.map(|field| field.parse().unwrap_or(0)).collect()))
 }
 
 /// When the process started, clock ticks since boot: field 22.
-pub fn start_time(pid: i32) -> Option<u64> {
-    stat(pid)?.get(22 - 3).copied()
+pub fn start_time(pid: i32) -> io::Result<Option<u64>> {
+    Ok(stat(pid)?.and_then(|stat| stat.get(22 - 3).copied()))
 }
 
 #[cfg(test)]
@@ -197,17 +215,17 @@ mod tests {
         let (mut other, mut child) = (start("/run/husk/a/vmm.json"), start("/run/husk/b/vmm.json"));
         // Linux lets the parent go on a moment before the new program's arguments can be read.
         let found = loop {
-            if let Some(found) = VmProcess::find(Path::new("/run/husk/b/vmm.json")) {
+            if let Some(found) = VmProcess::find(Path::new("/run/husk/b/vmm.json")).unwrap() {
                 break found;
             }
             assert!(child.try_wait().unwrap().is_none(), "it ended");
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         };
         assert_eq!(found.pid, child.id() as i32);
-        assert!(VmProcess::find(Path::new("/run/husk/c/vmm.json")).is_none());
+        assert!(VmProcess::find(Path::new("/run/husk/c/vmm.json")).unwrap().is_none());
         found.kill().await;
         child.wait().unwrap();
-        assert!(VmProcess::find(Path::new("/run/husk/b/vmm.json")).is_none());
+        assert!(VmProcess::find(Path::new("/run/husk/b/vmm.json")).unwrap().is_none());
         other.kill().unwrap();
         other.wait().unwrap();
     }
@@ -216,13 +234,14 @@ mod tests {
     async fn the_end_of_a_process_is_seen_and_its_number_alone_is_not_enough() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let pid = child.id() as i32;
-        let started = start_time(pid).unwrap();
-        assert!(VmProcess::adopt(pid, started + 1).is_none());
-        let process = VmProcess::adopt(pid, started).unwrap();
+        let started = start_time(pid).unwrap().unwrap();
+        assert!(VmProcess::adopt(pid, started + 1).unwrap().is_none());
+        let process = VmProcess::adopt(pid, started).unwrap().unwrap();
         assert!(!process.is_gone() && process.usage().is_some());
         process.kill().await;
         assert!(process.is_gone() && process.usage().is_none());
         child.wait().unwrap();
+        assert!(VmProcess::adopt(pid, started).unwrap().is_none());
     }
 
     #[tokio::test]
@@ -230,7 +249,7 @@ mod tests {
         // This process itself: one that has just started may show no memory, as the kernel counts by CPU and adds
         // up now and then.
         let pid = std::process::id() as i32;
-        let process = VmProcess::adopt(pid, start_time(pid).unwrap()).unwrap();
+        let process = VmProcess::adopt(pid, start_time(pid).unwrap().unwrap()).unwrap().unwrap();
         let usage = process.usage().unwrap();
         assert!(usage.resident_bytes > 1 << 20 && usage.minor_faults > 100, "{usage:?}");
     }

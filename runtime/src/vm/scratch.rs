@@ -60,7 +60,10 @@ fn make(path: &Path, bytes: u64) -> Result<File> {
         .args(["-E", "lazy_itable_init=1,nodiscard"])
         .arg(path)
         .output()
-        .map_err(|e| Error::Unavailable(format!("cannot run mke2fs ({e}): install e2fsprogs")))?;
+        .map_err(|e| {
+            let missing = || Error::Unavailable(format!("cannot run mke2fs ({e}): install e2fsprogs"));
+            Error::of_host(&format!("cannot run mke2fs: {e}"), &e).unwrap_or_else(missing)
+        })?;
     if !output.status.success() {
         return Err(Error::Internal(format!("mke2fs: {}", String::from_utf8_lossy(&output.stderr).trim())));
     }

@@ -13,6 +13,8 @@ mod user_namespace;
 
 use std::path::{Path, PathBuf};
 
+use husk_failpoint::reach;
+
 pub use request::{Volume, container_path, requested};
 pub use server::End;
 
@@ -34,10 +36,13 @@ impl Volumes {
     }
 
     /// Those that an earlier daemon has left, and the end of what serves them if that is to be waited for.
-    pub fn found(pod_dir: &Path) -> (Self, Option<End>) {
+    ///
+    /// # Errors
+    /// When it cannot be known whether something serves them.
+    pub fn found(pod_dir: &Path) -> Result<(Self, Option<End>)> {
         let dir = dir(pod_dir);
-        let end = server::find(&dir);
-        (Self { dir, served: end.is_some() }, end)
+        let end = server::find(&dir)?;
+        Ok((Self { dir, served: end.is_some() }, end))
     }
 
     /// Makes volumes visible below the container's directory of the share, the server started with the
@@ -59,10 +64,13 @@ impl Volumes {
         }
         if !self.served {
             mounts::make_share(&self.dir)?;
+            reach(format_args!("made the directory of a pod's volumes"));
             let pod_dir = self.dir.parent().unwrap_or(&self.dir);
             let (connection, end) = server::start(&config.virtiofsd, &self.dir, cgroups.door(pod_dir)?)?;
+            reach(format_args!("started the server of a pod's volumes"));
             // Answered once the server is in its namespaces.
             vm.attach_fs(connection).await?;
+            reach(format_args!("connected the server of a pod's volumes"));
             self.served = true;
             watch(end);
         }
@@ -85,7 +93,9 @@ impl Volumes {
     /// # Errors
     /// What the system says.
     pub fn remove(&self, container: &str) -> Result<()> {
-        mounts::remove(&self.dir.join(container))
+        mounts::remove(&self.dir.join(container))?;
+        reach(format_args!("removed a container's volumes"));
+        Ok(())
     }
 }
 
@@ -98,8 +108,11 @@ pub fn tear_down(pod_dir: &Path) -> Result<()> {
     if !dir.exists() {
         return Ok(());
     }
-    server::stop(&dir);
-    mounts::remove(&dir)
+    server::stop(&dir)?;
+    reach(format_args!("ended the server of a pod's volumes"));
+    mounts::remove(&dir)?;
+    reach(format_args!("removed the directory of a pod's volumes"));
+    Ok(())
 }
 
 /// What the server of the pod whose files are in `pod_dir` said last.

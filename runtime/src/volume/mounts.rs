@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use husk_failpoint::reach;
 use nix::libc;
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, chmodat, fstat, mkdirat, open, openat};
@@ -65,6 +66,7 @@ pub fn add(dir: &Path, container: &str, volumes: &[Volume], namespace: File) -> 
             // The container's root finds its volumes in it, and in a user namespace that is not the guest's.
             .and_then(|()| chmodat(&share, &container, SEARCHABLE, AtFlags::empty()))
             .map_err(|e| Error::io("make", container.as_ref(), e.into()))?;
+        reach(format_args!("made the directory of a container's volumes"));
         trees.iter().try_for_each(|detached| place(detached, &share))
     })
 }
@@ -119,8 +121,11 @@ fn place(detached: &Detached, share: &OwnedFd) -> Result<()> {
     };
     made.map_err(|e| Error::io("make", place, e.into()))?;
     let target = Path::new("/").join(place);
+    reach(format_args!("made the place of a volume"));
     move_mount(tree, "", CWD, &target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .map_err(|e| Error::io("mount a volume on", place, e.into()))
+        .map_err(|e| Error::io("mount a volume on", place, e.into()))?;
+    reach(format_args!("mounted a volume"));
+    Ok(())
 }
 
 /// Does the work on a thread that is in a mount namespace. The thread ends there.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use command_fds::{CommandFdExt, FdMapping};
 use husk_jail::namespaces::start_apart;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::PidfdFlags;
 
 use super::confine::{self, confine};
 use crate::cgroup::Door;
@@ -81,18 +81,26 @@ pub fn start(program: &Path, dir: &Path, door: Door) -> Result<(OwnedFd, End)> {
 }
 
 /// The end of a server of `dir` that an earlier daemon started; `None` when there is no server.
-pub fn find(dir: &Path) -> Option<End> {
-    let pid = process::with_argument(SHARED_DIR, dir)?;
-    let pidfd = Arc::new(pidfd_open(Pid::from_raw(pid)?, PidfdFlags::NONBLOCK).ok()?);
+///
+/// # Errors
+/// When that cannot be known.
+pub fn find(dir: &Path) -> Result<Option<End>> {
+    let failed = |e| Error::io("look for the virtiofsd of", dir, e);
+    let Some(pid) = pid(dir)? else { return Ok(None) };
+    let Some(pidfd) = process::open(pid, PidfdFlags::NONBLOCK).map_err(failed)? else { return Ok(None) };
     // Looked at again now that the descriptor holds the process: the number may have been used again.
-    if !process::has_argument(pid, SHARED_DIR, dir) {
-        return None;
+    if !process::has_argument(pid, SHARED_DIR, dir).map_err(failed)? {
+        return Ok(None);
     }
-    let watched = vm::sys::register(pidfd).ok()?;
-    Some(Box::pin(async move {
+    let watched = vm::sys::register(Arc::new(pidfd)).map_err(failed)?;
+    Ok(Some(Box::pin(async move {
         let _ = watched.readable().await;
         "with which status only the daemon that started it could know".to_owned()
-    }))
+    })))
+}
+
+fn pid(dir: &Path) -> Result<Option<i32>> {
+    process::with_argument(SHARED_DIR, dir).map_err(|e| Error::io("look for the virtiofsd of", dir, e))
 }
 
 /// The mount namespace of the server of `dir`.
@@ -100,7 +108,7 @@ pub fn find(dir: &Path) -> Option<End> {
 /// # Errors
 /// There is no server, or it is not confined: then nothing may be mounted for it.
 pub fn mount_namespace(dir: &Path) -> Result<File> {
-    let pid = process::with_argument(SHARED_DIR, dir).ok_or_else(|| {
+    let pid = pid(dir)?.ok_or_else(|| {
         Error::Unavailable(format!("virtiofsd is gone: what it said last is in {}", log(dir).display()))
     })?;
     let namespace = |process: &str| -> Result<(File, u64)> {
@@ -117,9 +125,13 @@ pub fn mount_namespace(dir: &Path) -> Result<File> {
 }
 
 /// Ends the server of `dir` if there is one: one that was not connected to the VMM would wait for ever.
-pub fn stop(dir: &Path) {
-    process::kill_with_argument(SHARED_DIR, dir);
+///
+/// # Errors
+/// When it cannot be known whether there is one.
+pub fn stop(dir: &Path) -> Result<()> {
+    process::kill_with_argument(SHARED_DIR, dir).map_err(|e| Error::io("end the virtiofsd of", dir, e))?;
     let _ = std::fs::remove_file(log(dir));
+    Ok(())
 }
 
 /// What the server of `dir` said last.

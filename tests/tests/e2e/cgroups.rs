@@ -15,7 +15,7 @@ use tonic::Code;
 const OVERHEAD: u64 = 32 << 20;
 
 /// Where version 2 is mounted, alone or beside version 1.
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mounts").expect("read the mounts");
     let mut found = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     let mount = found.find(|fields| fields.get(2) == Some(&"cgroup2")).expect("the test bed has cgroup2");

@@ -28,17 +28,19 @@ mod templates;
 mod user_namespaces;
 mod volume_kinds;
 mod volumes;
+mod watchdog;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use husk_tests::{Bed, step};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::Runtime;
+use watchdog::Watchdog;
 
 /// No test may take longer.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -62,7 +64,7 @@ fn second_chances() -> usize {
 
 impl Shared {
     fn bed(&self) -> Arc<Bed> {
-        let mut bed = self.bed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut bed = self.bed.lock().unwrap_or_else(PoisonError::into_inner);
         bed.get_or_insert_with(|| Arc::new(self.runtime.block_on(Bed::start(None)))).clone()
     }
 
@@ -79,6 +81,7 @@ impl Shared {
     fn run_once(&self, name: &str, test: Test) -> Result<(), Failed> {
         step(format!("== {name}"));
         let bed = self.bed();
+        let _watchdog = Watchdog::watch(name, 2 * LIMIT + Duration::from_secs(60));
         let mut faults = Vec::new();
         let mut attempt = |what: &str, work: Work| {
             let limited = async { tokio::time::timeout(LIMIT, work).await };
@@ -98,6 +101,8 @@ impl Shared {
             return Ok(());
         }
         println!("{}\n-- the end of the daemon's log:\n{}\n--", faults.join("\n"), bed.daemon.log_tail());
+        // What it has left behind, or changed of the daemon, is no other test's matter.
+        *self.bed.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Err(faults.join("\n").into())
     }
 }
@@ -149,15 +154,21 @@ fn main() -> ExitCode {
         disks: container_disk, partitions, from_files, debian;
         bad_input: incomplete_requests, host_namespaces, log_paths, oversize_request, checkpoints,
             what_is_not_served;
-        [faults] parts: plugin_fails_to_add, plugin_fails_to_delete, no_network_configured, no_kvm, vmm_killed, volume_server_killed;
+        [faults] parts: plugin_fails_to_add, plugin_fails_to_delete, plugin_hangs, no_network_configured, no_kvm, vmm_killed, volume_server_killed;
         isolation: doors, monitors, a_call_that_is_not_allowed, users_run_out, volume_servers, conversion_workers;
         [faults] restart: pod_goes_on, vmm_dies_meanwhile;
         [faults] crashes: while_a_pod_starts, while_a_pod_is_removed, while_a_container_starts, while_a_container_ends,
             while_an_image_comes_and_goes;
+        [faults] more_crashes: while_a_template_is_made, while_volumes_come_and_go, while_resources_change, while_a_command_runs,
+            while_streams_are_open;
+        [faults] limits: open_files, processes, memory;
+        [faults] read_only: store;
+        [faults] registry: that_misbehaves;
+        [faults] upgrade: other_build_takes_over;
         handlers: tuned;
         [faults] hostile_agent: harms_nobody;
         [faults] host: damaged_store, full_disk, full_log_disk, caller_goes_away, clock_jumps;
-        templates: clones_differ, clone_of_own_size, small_sizes, who_shares, killed_while_one_is_made;
+        templates: clones_differ, clone_of_own_size, small_sizes, who_shares;
         volumes: seen_from_both_sides, read_only, propagation, malformed_requests, after_a_restart, share_is_sealed, removed_on_the_host;
         volume_kinds: images, memory, block_device, read_only_device, other_devices;
         cgroups: where_kubelet_says, by_default, figures, found_after_a_restart, both_versions, none_usable, driver_is_told, bad_parents,

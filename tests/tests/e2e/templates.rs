@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use husk_proto::cri;
 use husk_tests::{Bed, Pod, container, entries, expect_code, pod, sh, step, wait_for};
@@ -23,14 +23,9 @@ async fn without_then_with(bed: &Bed, others: &str) {
 
 /// The directories of the templates that are whole.
 fn templates(bed: &Bed) -> Vec<PathBuf> {
-    let mut found = below_templates(bed);
-    found.retain(|dir| dir.is_dir() && dir.extension().is_none_or(|extension| extension != "new"));
-    found
-}
-
-/// All of them, half-made ones too.
-fn below_templates(bed: &Bed) -> Vec<PathBuf> {
-    bed.daemon.templates().iter().filter(|dir| dir.is_dir()).flat_map(|dir| entries(dir)).collect()
+    let builds = bed.daemon.templates();
+    let found = builds.iter().filter(|dir| dir.is_dir()).flat_map(|dir| entries(dir));
+    found.filter(|dir| dir.is_dir() && dir.extension().is_none_or(|extension| extension != "new")).collect()
 }
 
 async fn templates_made(bed: &Bed, number: usize) -> Vec<PathBuf> {
@@ -181,38 +176,4 @@ pub async fn who_shares(bed: Arc<Bed>) {
     let names: Vec<String> = status.runtime_handlers.into_iter().map(|handler| handler.name).collect();
     assert_eq!(names, ["", "husk", "other", "private", "tenants"]);
     without_then_with(&bed, "").await;
-}
-
-/// A daemon that is killed while a template is made leaves nothing of it to the next, and that one makes it.
-pub async fn killed_while_one_is_made(bed: Arc<Bed>) {
-    // What is there at that moment: the VM on its way up, then its files as they are written.
-    for half_written in [false, true] {
-        without_then_with(&bed, "").await;
-        let first = bed.pod(pod("first")).await;
-        let run = bed.daemon.run.join("templates");
-        let making = || {
-            let vm = entries(&run).iter().any(|dir| dir.join("vmm.json").is_file());
-            let written = below_templates(&bed).iter().any(|dir| dir.join("memory").is_file());
-            vm && written == half_written
-        };
-        let begun = Instant::now();
-        while !making() {
-            assert!(begun.elapsed() < MAKING, "no template is in the making");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        bed.daemon.kill();
-        assert!(templates(&bed).is_empty());
-        step(format!("killed; files were being written: {half_written}"));
-        bed.daemon.start().await;
-        assert!(entries(&run).is_empty() && below_templates(&bed).is_empty());
-        first.remove().await;
-        bed.check_clean().expect("nothing is left of the template's VM");
-        let next = bed.pod(pod("next")).await;
-        assert!(!next.is_clone().await);
-        templates_made(&bed, 1).await;
-        let clone = bed.pod(pod("clone")).await;
-        assert!(clone.is_clone().await);
-        next.remove().await;
-        clone.remove().await;
-    }
 }

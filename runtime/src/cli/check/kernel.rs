@@ -65,7 +65,8 @@ pub fn huge_pages() -> Result<String, String> {
 
 /// How many files the daemon may open, if it is started from here.
 pub fn open_files() -> Result<String, String> {
-    match getrlimit(Resource::Nofile).current {
+    // It takes what it may.
+    match getrlimit(Resource::Nofile).maximum {
         Some(limit) if limit < ENOUGH_FILES => Err(format!(
             "a process that is started from here may open {limit} files, too few for many pods: ulimit -n 1048576, or \
              LimitNOFILE as in husk.service"

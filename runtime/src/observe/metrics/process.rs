@@ -45,7 +45,7 @@ fn open_descriptors() -> Option<u64> {
 fn started(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
     let booted: u64 = stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
-    Some(booted.saturating_add(process_start(pid)? / rustix::param::clock_ticks_per_second().max(1)))
+    Some(booted.saturating_add(process_start(pid).ok()?? / rustix::param::clock_ticks_per_second().max(1)))
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use super::encode;
 use super::figures::Figures;
 use super::process::Process;
+use crate::accept::Accepting;
 use crate::error::{Error, Result};
 use crate::node::Node;
 
@@ -57,23 +58,16 @@ pub async fn serve(node: &Arc<Node>) -> Result<()> {
 
 async fn accept(listener: TcpListener, registry: Arc<Registry>, limit: Duration) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut accepting = Accepting::new("metrics");
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let registry = registry.clone();
-                tokio::spawn(async move {
-                    // Who takes longer has gone, or wants to hold a place.
-                    let _ = tokio::time::timeout(limit, converse(stream, registry)).await;
-                    drop(place);
-                });
-            }
-            // One connection's failure, or too many open files: the next may do.
-            Err(e) => {
-                tracing::warn!("metrics: accepting a connection: {e}");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
+        let (stream, _) = accepting.next(|| listener.accept()).await;
+        let registry = registry.clone();
+        tokio::spawn(async move {
+            // Who takes longer has gone, or wants to hold a place.
+            let _ = tokio::time::timeout(limit, converse(stream, registry)).await;
+            drop(place);
+        });
     }
 }
 

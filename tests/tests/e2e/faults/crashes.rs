@@ -2,7 +2,7 @@
 //! acknowledged is there afterwards; what was not is undone, or done; and the same can be asked for again.
 
 use std::cell::RefCell;
-use std::fs;
+use std::fs::{self, File};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +10,13 @@ use husk_proto::cri;
 use husk_tests::{Bed, Container, Pod, container, pod, step, wait_for};
 use tonic::{Code, Status};
 
-/// Does `work` once, and then with a kill at each of the points that it has come by. `settle` checks what came of it, and
+/// Does `work` once, and then with a kill at each of the points that it has come by: those whose names have one of `words`
+/// in them, or, without any, all but those of a template, which is made beside it. `settle` checks what came of it, and
 /// makes all as it was before.
-async fn at_each_point(
+pub(super) async fn at_each_point(
     bed: &Bed,
     at_least: usize,
+    words: &[&str],
     work: impl AsyncFn() -> Result<(), Status>,
     settle: impl AsyncFn(),
 ) {
@@ -22,11 +24,15 @@ async fn at_each_point(
     bed.daemon.kill();
     assert!(bed.daemon.start_with_failpoint(&format!("trace {}", file.display())).await);
     // What the start itself comes by is no part of the work.
-    let _ = fs::remove_file(&file);
+    File::create(&file).expect("empty the file");
     work().await.expect("the work, undisturbed");
     let mut points: Vec<String> = Vec::new();
     for point in fs::read_to_string(&file).expect("the points").lines() {
-        if !points.iter().any(|known| known == point) {
+        let wanted = match words {
+            [] => !point.contains("template"),
+            words => words.iter().any(|word| point.contains(word)),
+        };
+        if wanted && !points.iter().any(|known| known == point) {
             points.push(point.to_owned());
         }
     }
@@ -63,7 +69,7 @@ pub async fn while_a_pod_starts(bed: Arc<Bed>) {
         bed.clear().await;
         bed.check_clean().expect("nothing is left");
     };
-    at_each_point(&bed, 10, work, settle).await;
+    at_each_point(&bed, 10, &[], work, settle).await;
 }
 
 /// A pod that is being removed: it is gone, or it can be removed.
@@ -88,30 +94,30 @@ pub async fn while_a_pod_is_removed(bed: Arc<Bed>) {
         bed.check_clean().expect("nothing is left");
         current.replace(make().await);
     };
-    at_each_point(&bed, 8, work, settle).await;
+    at_each_point(&bed, 8, &[], work, settle).await;
 }
 
 /// A container beside the one under test, which writes on through every kill.
-struct Bystander {
-    container: Container,
+pub(super) struct Bystander {
+    pub(super) container: Container,
     first: cri::ContainerStatus,
 }
 
 impl Bystander {
-    async fn start(pod: &Pod) -> Bystander {
+    pub(super) async fn start(pod: &Pod) -> Bystander {
         let line = "n=1; while [ ! -e /tmp/end ]; do echo $n; n=$((n + 1)); sleep 0.05; done; exit 6";
         let container = pod.start(container("bystander", line)).await;
         let first = container.status().await;
         Bystander { container, first }
     }
 
-    async fn goes_on(&self) {
+    pub(super) async fn goes_on(&self) {
         let now = self.container.status().await;
         assert_eq!(now.state(), cri::ContainerState::ContainerRunning);
         assert_eq!((now.created_at, now.started_at), (self.first.created_at, self.first.started_at));
     }
 
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.container.let_end().await;
         let status = self.container.wait().await;
         assert_eq!((status.exit_code, status.reason.as_str()), (6, "Error"));
@@ -147,7 +153,7 @@ pub async fn while_a_container_starts(bed: Arc<Bed>) {
             bed.client.runtime().remove_container(request).await.expect("RemoveContainer");
         }
     };
-    at_each_point(&bed, 5, create, settle).await;
+    at_each_point(&bed, 5, &[], create, settle).await;
 
     step("== while it is started");
     let current = RefCell::new(pod.create(config.clone()).await);
@@ -166,7 +172,7 @@ pub async fn while_a_container_starts(bed: Arc<Bed>) {
         fs::remove_file(&made.log).expect("remove the log");
         current.replace(pod.create(config.clone()).await);
     };
-    at_each_point(&bed, 4, start, settle).await;
+    at_each_point(&bed, 4, &[], start, settle).await;
     bystander.end().await;
 }
 
@@ -201,7 +207,7 @@ pub async fn while_a_container_ends(bed: Arc<Bed>) {
         container().remove().await;
         current.replace(make().await);
     };
-    at_each_point(&bed, 1, stop, settle).await;
+    at_each_point(&bed, 1, &[], stop, settle).await;
 
     step("== while it is removed");
     let remove = async || {
@@ -214,7 +220,7 @@ pub async fn while_a_container_ends(bed: Arc<Bed>) {
         assert!(others(&bed, &pod, &bystander).await.is_empty());
         current.replace(make().await);
     };
-    at_each_point(&bed, 4, remove, settle).await;
+    at_each_point(&bed, 4, &[], remove, settle).await;
     bystander.end().await;
 }
 
@@ -240,7 +246,7 @@ pub async fn while_an_image_comes_and_goes(bed: Arc<Bed>) {
         remove().await.expect("RemoveImage");
         assert_eq!(usage().await, before, "bytes are left behind");
     };
-    at_each_point(&bed, 6, pull, settle).await;
+    at_each_point(&bed, 6, &[], pull, settle).await;
     step("== while it is removed");
     pull().await.expect("PullImage");
     let settle = async || {
@@ -249,5 +255,5 @@ pub async fn while_an_image_comes_and_goes(bed: Arc<Bed>) {
         assert_eq!(usage().await, before, "bytes are left behind");
         pull().await.expect("PullImage");
     };
-    at_each_point(&bed, 1, remove, settle).await;
+    at_each_point(&bed, 1, &[], remove, settle).await;
 }

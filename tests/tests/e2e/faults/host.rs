@@ -107,6 +107,22 @@ pub async fn full_disk(bed: Arc<Bed>) {
     stop().await.expect("StopPodSandbox with room");
     let request = cri::RemovePodSandboxRequest { pod_sandbox_id: id };
     client.runtime().remove_pod_sandbox(request).await.expect("RemovePodSandbox");
+
+    step("an accident without room");
+    let lost = Pod::found(&client, run().await.expect("RunPodSandbox with room"), pod("full"));
+    let vmm = lost.vmm().await;
+    disk.fill();
+    sh(&format!("kill -KILL {vmm}"));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    disk.free();
+    wait_for("the end to be told", Duration::from_secs(30), || async {
+        (lost.status().await.state() == cri::PodSandboxState::SandboxNotready).then_some(())
+    })
+    .await;
+    daemon.kill();
+    daemon.start().await;
+    assert_eq!(lost.status().await.state(), cri::PodSandboxState::SandboxNotready);
+    lost.remove().await;
     for left in [daemon.run.join("pods"), daemon.run.join("netns"), daemon.root.join("scratch")] {
         assert_eq!(fs::read_dir(&left).map_or(0, Iterator::count), 0, "{} is not empty", left.display());
     }

@@ -3,5 +3,10 @@
 pub mod crashes;
 pub mod host;
 pub mod hostile_agent;
+pub mod limits;
+pub mod more_crashes;
 pub mod parts;
+pub mod read_only;
+pub mod registry;
 pub mod restart;
+pub mod upgrade;
