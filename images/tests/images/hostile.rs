@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::bed::Bed;
 use crate::support::archive::{archive, pax};
 use crate::support::layout::{Compression, Layout, digest, one_file};
-use crate::support::{assert_empty, config, extract, store, stored};
+use crate::support::{assert_empty, compose, config, extract, store, stored};
 
 /// Budgets that tests can exceed in no time.
 fn small() -> RegistryConfig {
@@ -368,4 +368,30 @@ async fn layers_must_be_what_the_configuration_says() {
     }
     bed.import(with_layers(&bed.layout, &layers, &[first.clone(), second])).await.unwrap();
     assert_eq!(stored(bed.dir.path())[0].len(), 2);
+}
+
+/// What an image says of itself beside its layers and its process steers nothing.
+#[tokio::test]
+async fn labels_and_annotations_are_data() {
+    let mut bed = Bed::new(config());
+    let layer = archive(&[("file", b'0', b"x")]);
+    let labels = json!({"io.husk.disk": "/dev/vda", "io.kubernetes.cri-o.Devices": "/dev/kvm",
+        "containerd.io/snapshot/overlay.upperdir": "../../escape", "io.katacontainers.config.hypervisor.path": "/bin/sh"});
+    let out = tempfile::tempdir().unwrap();
+    let mut disks = Vec::new();
+    for steering in [false, true] {
+        let config = if steering { json!({"Labels": labels}) } else { json!({}) };
+        let mut descriptor = bed.layout.image(&[(&layer, Compression::None)], "amd64", config);
+        if steering {
+            descriptor["annotations"] = labels.clone();
+        }
+        let image = bed.import(descriptor).await.unwrap();
+        let disk = out.path().join(format!("{steering}"));
+        compose(&bed.store, &image.id, &disk);
+        disks.push(fs::read(&disk).unwrap());
+    }
+    // The superblock has the image's id.
+    let content = |disk: &Vec<u8>| disk[4096..].to_vec();
+    assert_eq!(disks[0].len(), disks[1].len());
+    assert!(content(&disks[0]) == content(&disks[1]));
 }

@@ -323,10 +323,14 @@ pub async fn block_device(bed: Arc<Bed>) {
     expect_code(mixed, &[Code::FailedPrecondition], &[&disk.path]);
 
     step("over a restart of the daemon, a file system, and what was not synced");
+    // What a tenant writes to it never says what it is: it stays a disk of these bytes.
+    first.exec("printf 'QFI\\373\\0\\0\\0\\3' | dd of=/dev/xvda conv=notrunc,fsync").await;
     bed.daemon.kill();
     bed.daemon.start().await;
     second.remove().await;
     let third = pod.start(privileged(having(vec![disk.device("/dev/xvda", "rwm")]))).await;
+    let begins = third.exec("blockdev --getsize64 /dev/xvda; od -An -tx1 -N8 /dev/xvda").await;
+    assert_eq!(begins, format!("{}\n 51 46 49 fb 00 00 00 03\n", 16 * MIB));
     assert_eq!(third.exec("grep -c xvda /proc/self/mountinfo; true").await, "0\n");
     third.exec("mke2fs /dev/xvda >/dev/null").await;
     third.exec("mkdir /mnt && mount -t ext4 /dev/xvda /mnt && echo kept >/mnt/file").await;

@@ -210,17 +210,25 @@ fn clone_works() {
 
 fn clone_of_two() {
     let machine = Machine::boot();
-    machine.shell("busybox sh -c 'while :; do :; done' </dev/null >/dev/null 2>&1 & busybox sh -c 'while :; do :; done' </dev/null >/dev/null 2>&1 &");
+    // One loop on each CPU.
+    for cpu in 1..=2 {
+        let busy = "busybox sh -c 'while :; do :; done' </dev/null >/dev/null 2>&1";
+        machine.shell(&format!("busybox taskset {cpu} {busy} & echo $! >/tmp/loop{cpu}"));
+    }
     let template = Template::of(&machine);
-    let ticks = |machine: &Machine| -> u64 {
-        machine.output("busybox awk '/^cpu / {print $2}' /proc/stat").parse().unwrap()
-    };
     let mut clone = Machine::clone_of(template.restore(), |_| {});
     answers(&mut clone);
     assert_eq!(clone.output("busybox nproc"), "2");
-    let first = ticks(&clone);
-    clone.output("busybox sleep 1");
-    assert!(ticks(&clone) > first + 20, "the CPUs stand still");
+    let ticks = || -> Vec<u64> {
+        let told = clone
+            .output("for i in 1 2; do busybox awk '{print $14}' /proc/$(busybox cat /tmp/loop$i)/stat; done");
+        told.split_whitespace().map(|text| text.parse().unwrap()).collect()
+    };
+    let first = ticks();
+    assert_eq!(first.len(), 2);
+    wait_for("both CPUs to go on", || {
+        ticks().iter().zip(&first).all(|(now, first)| *now > first + 20).then_some(())
+    });
     let clocks =
         clone.output("for i in 0 1; do busybox taskset $((i + 1)) busybox cut -d' ' -f1 /proc/uptime; done");
     let clocks: Vec<f64> = clocks.split_whitespace().map(|text| text.parse().unwrap()).collect();
