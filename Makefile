@@ -123,4 +123,4 @@ test: deps ## every test
 	$(MAKE) unit
 	$(MAKE) kernel
 	$(MAKE) testbed
-	$(MAKE) --jobs=2 pods machines conformance faults
+	$(MAKE) --jobs=2 pods faults conformance machines
