@@ -95,6 +95,8 @@ bench-images: ## pulling images beside containerd, skopeo with umoci, and podman
 	$(RELEASE)/husk-bench-images
 
 load: assets ## a node with many pods, commands, connections, logs and records, in the test bed
+	tests/deps/install containerd runc containernetworking-plugins
+	tests/images/conformance
 	HUSK_TESTBED_MEMORY=14G tests/testbed/run $(CURDIR)/$(RELEASE)/husk-load density execs forwards logs history storm
 
 SOAK_MINUTES ?= 60

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use husk_proto::cri;
-use husk_tests::{Bed, Container, Pod, container, pod, wait_for};
+use husk_tests::{Bed, Client, Container, Pod, container, pod, wait_for};
 
 use crate::calls::Calls;
 
@@ -43,11 +43,15 @@ pub async fn first(bed: &Bed) {
 
 /// A pod with a container that runs a line of shell.
 pub async fn begin(bed: &Bed, calls: &Calls, phase: &'static str, line: &str) -> (Pod, Container) {
-    let config = small(bed);
-    let run = || Pod::try_run(&bed.client, "", config.clone());
-    let pod = calls.retried(phase, "RunPodSandbox", run).await;
+    let pod = alone(bed, &bed.client, calls, phase).await;
     let container = add(&pod, calls, phase, line).await;
     (pod, container)
+}
+
+/// A pod without a container, of whichever runtime is asked.
+pub async fn alone(bed: &Bed, client: &Client, calls: &Calls, phase: &'static str) -> Pod {
+    let config = small(bed);
+    calls.retried(phase, "RunPodSandbox", || Pod::try_run(client, "", config.clone())).await
 }
 
 /// One more container of a pod.

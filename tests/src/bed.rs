@@ -3,17 +3,21 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use husk_proto::cri;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid as ProcessId;
 use tempfile::TempDir;
 
-use crate::{Client, Cni, Crictl, Daemon, Leftovers, Paths, Pod, Registry, step};
+use crate::{Client, Cni, Containerd, Cri, Crictl, Daemon, Leftovers, Paths, Pod, Registry, step, wait_for};
 
 /// The images that are pushed, as tests/images/build names them.
 const IMAGES: [&str; 9] =
     ["busybox", "nginx", "layers", "volume", "user", "arm", "corrupt", "missing", "mislabelled"];
+
+/// The image of containerd's own containers in pods, as tests/images/conformance names it.
+const PAUSE: &str = "pause:3.9";
 
 /// The node. All of it ends with this value.
 #[derive(Debug)]
@@ -84,6 +88,26 @@ impl Bed {
     /// Runs a pod with logs.
     pub async fn pod(&self, config: cri::PodSandboxConfig) -> Pod {
         Pod::run(&self.client, self.with_logs(config)).await
+    }
+
+    /// A containerd beside the daemon, with its CRI on the same network and the same registry, and busybox pulled.
+    pub async fn containerd(&self) -> Containerd {
+        step("start containerd");
+        self.registry.push(&self.paths.conformance_images(), PAUSE, PAUSE);
+        let cri = Cri {
+            cni: &self.cni,
+            mirror: &self.registry.url(),
+            sandbox_image: &format!("registry.k8s.io/{PAUSE}"),
+        };
+        let containerd = Containerd::start(&self.scratch("c"), Some(cri)).expect("start containerd");
+        let client = containerd.client();
+        wait_for("containerd's CRI", Duration::from_secs(60), || {
+            let mut runtime = client.runtime();
+            async move { runtime.version(cri::VersionRequest::default()).await.ok() }
+        })
+        .await;
+        client.pull(crate::BUSYBOX).await.expect("PullImage of busybox");
+        containerd
     }
 
     /// Removes every pod.

@@ -16,6 +16,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 pub struct Leftovers {
     links: BTreeSet<String>,
     cgroups: BTreeSet<String>,
+    rules: BTreeSet<String>,
     dir: PathBuf,
     run: PathBuf,
     root: PathBuf,
@@ -29,6 +30,7 @@ impl Leftovers {
         Leftovers {
             links: links(),
             cgroups: cgroups(),
+            rules: firewall(),
             dir: dir.to_owned(),
             run: daemon.run.clone(),
             root: daemon.root.clone(),
@@ -86,7 +88,7 @@ impl Leftovers {
         );
         add("mount", self.mounts());
         add("address", self.cni.allocated());
-        add("firewall rule", firewall());
+        add("firewall rule", firewall().difference(&self.rules).cloned().collect());
         for dir in
             [self.run.join("pods"), self.run.join("netns"), self.root.join("scratch"), self.root.join("cni")]
         {
@@ -139,7 +141,7 @@ fn cgroups() -> BTreeSet<String> {
 }
 
 /// The rules that CNI's plugins make for one pod carry its id in a comment; their shared chains stay.
-fn firewall() -> Vec<String> {
+fn firewall() -> BTreeSet<String> {
     let rules = sh("iptables-save; ip6tables-save");
     rules
         .lines()

@@ -4,12 +4,10 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use husk_proto::cri;
-use husk_tests::{BUSYBOX, Bed, Client, Containerd, Cri, Pod, Process, container, pod, step, wait_for};
+use husk_tests::{Bed, Client, Pod, Process, container, pod, step};
 
 use crate::figures::Figures;
 
-/// The image of containerd's own containers in pods, as tests/images/conformance names it.
-const PAUSE: &str = "pause:3.9";
 /// What a pod may use, bytes.
 const MEMORY: i64 = 128 << 20;
 /// How many of them idle beside each other.
@@ -52,22 +50,9 @@ struct Life {
 /// The runtimes take turns; then clones idle.
 pub async fn measure(bed: &Bed, rounds: usize, figures: &mut Figures) {
     let husk = Account::open("husk", bed.daemon.pid());
-    bed.registry.push(&bed.paths.conformance_images(), PAUSE, PAUSE);
-    step("start containerd");
-    let cri = Cri {
-        cni: &bed.cni,
-        mirror: &bed.registry.url(),
-        sandbox_image: &format!("registry.k8s.io/{PAUSE}"),
-    };
-    let containerd = Containerd::start(&bed.scratch("c"), Some(cri)).expect("start containerd");
+    let containerd = bed.containerd().await;
     let runc = Account::open("containerd", containerd.pid());
     let client = containerd.client();
-    wait_for("containerd's CRI", Duration::from_secs(60), || {
-        let mut runtime = client.runtime();
-        async move { runtime.version(cri::VersionRequest::default()).await.ok() }
-    })
-    .await;
-    client.pull(BUSYBOX).await.expect("PullImage of busybox");
     template(bed).await;
     // The first round warms caches and is not counted.
     for round in 0..=rounds {
