@@ -88,8 +88,8 @@ async fn run(chosen: &[(&'static str, usize)]) {
             "storm" => storm::run(&bed, *amount).await,
             _ => soak::run(&bed, *amount).await,
         };
-        bed.check_clean().expect("nothing is left");
         println!("\n{table}");
+        bed.check_clean().expect("nothing is left");
         tables.push(table);
     }
     println!("\n{}", tables.join("\n"));
