@@ -36,6 +36,11 @@ pub struct Bed {
     dir: TempDir,
 }
 
+/// A directory for a daemon's files, with the shortest of names: its sockets below it must fit in 107 bytes (unix(7)).
+pub fn short_dir() -> TempDir {
+    tempfile::Builder::new().prefix("h").rand_bytes(5).tempdir_in("/tmp").expect("make a directory")
+}
+
 impl Bed {
     /// Starts a node with some of the images in its registry, busybox pulled; `None`: all of them.
     ///
@@ -47,9 +52,7 @@ impl Bed {
             "this makes VMs, links and firewall rules, so it runs in a test bed only: tests/testbed/run COMMAND"
         );
         let paths = Paths::find();
-        // The shortest of names: the daemon's sockets below it must fit in 107 bytes (unix(7)).
-        let dir =
-            tempfile::Builder::new().prefix("h").rand_bytes(5).tempdir_in("/tmp").expect("make a directory");
+        let dir = short_dir();
         step(format!("a node in {}", dir.path().display()));
         let registry = Registry::start(dir.path());
         for name in images.unwrap_or(&IMAGES) {

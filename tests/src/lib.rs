@@ -27,7 +27,7 @@ mod tap;
 mod vmm;
 mod watched;
 
-pub use bed::Bed;
+pub use bed::{Bed, short_dir};
 pub use client::{Client, expect_code};
 pub use cni::{BRIDGE, Cni, SUBNET};
 pub use command::{run, sh};

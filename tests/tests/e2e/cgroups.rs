@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use husk_proto::cri;
-use husk_tests::{Bed, Client, Daemon, Pod, container, expect_code, pod, sh, step, wait_for};
+use husk_tests::{Bed, Client, Daemon, Pod, container, expect_code, pod, sh, short_dir, step, wait_for};
 use tonic::Code;
 
 /// What a pod's processes may take beside the guest's memory, bytes: runtime/dist/runtimeclass.yaml counts with it.
@@ -265,8 +265,7 @@ pub async fn driver_is_told(bed: Arc<Bed>) {
         answer.expect("RuntimeConfig").into_inner().linux.expect("of Linux").cgroup_driver()
     };
     assert_eq!(told(&bed.client).await, cri::CgroupDriver::Cgroupfs);
-    let dir =
-        tempfile::Builder::new().prefix("h").rand_bytes(5).tempdir_in("/tmp").expect("make a directory");
+    let dir = short_dir();
     let daemon = Daemon::prepare(dir.path(), &bed.paths, &bed.cni, &bed.registry.url()).without_templates();
     let mut config =
         fs::OpenOptions::new().append(true).open(&daemon.config).expect("open the configuration");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use husk_jail::intruder::{Fate, inject};
 use husk_proto::cri;
-use husk_tests::{Bed, Daemon, Pod, Process, container, expect_code, pod, step, wait_for};
+use husk_tests::{Bed, Daemon, Pod, Process, container, expect_code, pod, short_dir, step, wait_for};
 use tonic::Code;
 
 /// `socket`, and its first arguments: an IPv4 stream.
@@ -175,8 +175,7 @@ pub async fn a_call_that_is_not_allowed(bed: Arc<Bed>) {
 
 /// When every user has a pod, the next one is refused; a user is free again when its pod is removed.
 pub async fn users_run_out(bed: Arc<Bed>) {
-    let dir =
-        tempfile::Builder::new().prefix("h").rand_bytes(5).tempdir_in("/tmp").expect("make a directory");
+    let dir = short_dir();
     let daemon = Daemon::prepare(dir.path(), &bed.paths, &bed.cni, &bed.registry.url()).without_templates();
     let config = fs::read_to_string(&daemon.config).unwrap();
     let config = config.replace("[vm]\n", "[vm]\nuid_range = [1879200000, 1879200001]\n");
@@ -257,8 +256,7 @@ pub async fn volume_servers(bed: Arc<Bed>) {
 
 /// What converts an image is nobody, and has nothing.
 pub async fn conversion_workers(bed: Arc<Bed>) {
-    let dir =
-        tempfile::Builder::new().prefix("h").rand_bytes(5).tempdir_in("/tmp").expect("make a directory");
+    let dir = short_dir();
     let daemon = Daemon::prepare(dir.path(), &bed.paths, &bed.cni, &bed.registry.url()).without_templates();
     daemon.start().await;
     let client = daemon.client();

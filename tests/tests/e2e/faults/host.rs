@@ -6,16 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use husk_proto::cri;
-use husk_tests::{BUSYBOX, Bed, Daemon, Pod, container, expect_code, pod, sh, step, wait_for};
+use husk_tests::{BUSYBOX, Bed, Daemon, Pod, container, expect_code, pod, sh, short_dir, step, wait_for};
 use tonic::{Code, Request};
 
 /// A daemon of its own, beside the bed's.
-fn daemon_in(dir: &Path, bed: &Bed) -> Daemon {
+pub(super) fn daemon_in(dir: &Path, bed: &Bed) -> Daemon {
     Daemon::prepare(dir, &bed.paths, &bed.cni, &bed.registry.url()).without_templates()
-}
-
-fn short_dir() -> tempfile::TempDir {
-    tempfile::Builder::new().prefix("h").rand_bytes(5).tempdir_in("/tmp").expect("make a directory")
 }
 
 /// A small disk of its own at a directory, until this goes.

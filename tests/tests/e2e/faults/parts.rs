@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use husk_proto::cri;
-use husk_tests::{Bed, Daemon, Pod, container, expect_code, pod, sh, step, wait_for};
+use husk_tests::{Bed, Daemon, Pod, container, expect_code, pod, sh, short_dir, step, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid as ProcessId;
 use serde_json::json;
@@ -150,8 +150,7 @@ pub fn without_kvm() -> Command {
 
 /// A daemon on a host without KVM starts, says why it is not ready, and refuses pods.
 pub async fn no_kvm(bed: Arc<Bed>) {
-    let dir =
-        tempfile::Builder::new().prefix("h").rand_bytes(5).tempdir_in("/tmp").expect("make a directory");
+    let dir = short_dir();
     let daemon = Daemon::prepare(dir.path(), &bed.paths, &bed.cni, &bed.registry.url()).without_templates();
     daemon.start_under(without_kvm()).await;
     let client = daemon.client();

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use husk_proto::cri;
 use husk_tests::{
-    BUSYBOX, Bed, Client, Container, Daemon, Pod, container, expect_code, pod, sh, step, wait_for,
+    BUSYBOX, Bed, Client, Container, Pod, container, expect_code, pod, sh, short_dir, step, wait_for,
 };
 use tonic::{Code, Status};
+
+use super::host::daemon_in;
 
 /// A file system of its own at a directory, until this goes.
 struct Disk {
@@ -66,9 +68,8 @@ async fn goes_on(pod: &Pod, container: &Container) {
 /// The daemon's own disk: what needs it is refused with the way out, and pods go on; a daemon that finds it so does not start,
 /// and ends none of them; all works when the disk does.
 pub async fn store(bed: Arc<Bed>) {
-    let dir =
-        tempfile::Builder::new().prefix("h").rand_bytes(5).tempdir_in("/tmp").expect("make a directory");
-    let daemon = Daemon::prepare(dir.path(), &bed.paths, &bed.cni, &bed.registry.url()).without_templates();
+    let dir = short_dir();
+    let daemon = daemon_in(dir.path(), &bed);
     let disk = Disk::make(dir.path().join("disk"), &daemon.root);
     daemon.start().await;
     let client = daemon.client();
