@@ -1,14 +1,14 @@
 //! The endpoint's unix socket.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::stream;
 use husk_proto::cri::image_service_server::ImageServiceServer;
 use husk_proto::cri::runtime_service_server::RuntimeServiceServer;
-use tokio::net::UnixListener;
+use rustix::fs::{Mode, fchmod};
+use tokio::net::{UnixListener, UnixSocket};
 use tonic::transport::Server;
 
 use super::images::Images;
@@ -21,6 +21,9 @@ use crate::streaming::Streaming;
 
 /// The largest request, in bytes; what kubelet and crictl allow for answers.
 pub const MAX_MESSAGE: usize = 16 << 20;
+
+/// The most connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 
 /// Serves the CRI until `stop` resolves. Pods go on after that.
 pub async fn serve(node: Arc<Node>, stop: impl Future<Output = ()>) -> Result<()> {
@@ -65,8 +68,12 @@ fn listen(socket: &Path) -> Result<UnixListener> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", socket, e)),
         _ => {}
     }
-    let listener = UnixListener::bind(socket).map_err(|e| Error::io("listen on", socket, e))?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))
-        .map_err(|e| Error::io("set the mode of", socket, e))?;
-    Ok(listener)
+    let bound = || -> io::Result<UnixListener> {
+        let unbound = UnixSocket::new_stream()?;
+        // The file gets the mode that the socket has: at no moment may anybody else connect.
+        fchmod(&unbound, Mode::RUSR | Mode::WUSR)?;
+        unbound.bind(socket)?;
+        unbound.listen(BACKLOG)
+    };
+    bound().map_err(|e| Error::io("listen on", socket, e))
 }
