@@ -5,6 +5,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+
 use super::channel::Channel;
 pub use super::channel::ControlError;
 use super::{Reply, Request, Response};
@@ -24,10 +28,23 @@ impl ControlClient {
     /// Connects to the control socket at `path`.
     ///
     /// # Errors
-    /// [`ControlError::Io`] when nobody listens there.
+    /// [`ControlError::Io`] when nobody listens there, [`ControlError::Timeout`] when no connection is taken for 10 s.
     pub fn connect(path: &Path) -> Result<Self, ControlError> {
-        let stream = UnixStream::connect(path)
-            .map_err(|source| ControlError::Io { action: "connecting to", source })?;
+        Self::connect_within(path, LIMIT)
+    }
+
+    fn connect_within(path: &Path, limit: Duration) -> Result<Self, ControlError> {
+        let connected = || -> Result<UnixStream, Errno> {
+            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+            // Where a VMM takes no connections, one waits for a place in its queue as long as a send may.
+            set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
+            connect(&socket, &SocketAddrUnix::new(path)?)?;
+            Ok(socket.into())
+        };
+        let stream = connected().map_err(|error| match error {
+            Errno::AGAIN => ControlError::Timeout(limit),
+            error => ControlError::Io { action: "connecting to", source: error.into() },
+        })?;
         Ok(Self(Channel::new(stream)))
     }
 
@@ -47,5 +64,26 @@ impl ControlClient {
             Response::Ok(reply) => Ok(reply),
             Response::Error(why) => Err(ControlError::Refused(why)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::{bind, listen};
+
+    use super::*;
+
+    #[test]
+    fn who_takes_no_connection_is_not_waited_for_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control");
+        let listener =
+            socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        listen(&listener, 0).unwrap();
+        let limit = Duration::from_millis(100);
+        let waiting: Vec<_> = (0..3).map(|_| ControlClient::connect_within(&path, limit)).collect();
+        let refused = waiting.into_iter().find_map(Result::err).expect("the queue has an end");
+        assert!(matches!(refused, ControlError::Timeout(_)), "{refused}");
     }
 }
