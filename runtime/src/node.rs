@@ -208,21 +208,31 @@ impl Node {
         Ok(container)
     }
 
-    /// Forgets a pod.
+    /// Forgets a pod and its containers, and tells of these.
     pub fn forget_pod(&self, id: &str) -> Result<()> {
-        self.store.delete_sandbox(id)?;
+        let containers = self.containers_of(id);
+        let ids: Vec<&str> = containers.iter().map(|container| container.id.as_str()).collect();
+        self.store.delete_sandbox(id, &ids)?;
+        containers.iter().for_each(|container| self.forgotten(&container.id));
         lock(&self.pods).remove(id);
         Ok(())
     }
 
-    /// Forgets a container, and tells of it unless it was never made.
+    /// Forgets a container, and tells of it.
     pub fn forget_container(&self, id: &str) -> Result<()> {
         self.store.delete_container(id)?;
-        let forgotten = lock(&self.containers).remove(id);
-        if let Some(container) = forgotten.filter(|container| container.record().phase() != Phase::Creating) {
+        self.forgotten(id);
+        Ok(())
+    }
+
+    /// Takes a container that the store has forgotten out of the lists, and tells of it unless it was never made.
+    fn forgotten(&self, id: &str) {
+        let container = lock(&self.containers).remove(id);
+        if let Some(container) =
+            container.filter(|container| container.seen(ContainerRecord::phase) != Phase::Creating)
+        {
             self.tell_of_container(&container, Kind::Deleted);
         }
-        Ok(())
     }
 
     /// Tells who listens what became of a pod.

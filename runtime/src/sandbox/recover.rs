@@ -131,9 +131,6 @@ impl Node {
             (Phase::Stopped, _) => tear_down(self, pod).await,
             _ => {
                 tear_down(self, pod).await?;
-                for container in self.containers_of(&pod.id) {
-                    self.forget_container(&container.id)?;
-                }
                 self.forget_pod(&pod.id)
             }
         }

@@ -19,9 +19,6 @@ impl Node {
         let _changing = pod.changing.lock().await;
         self.update_pod(&pod, |record| record.phase = Phase::Removing.into())?;
         tear_down(self, &pod).await?;
-        for container in self.containers_of(&pod.id) {
-            self.forget_container(&container.id)?;
-        }
         self.forget_pod(&pod.id)?;
         self.tell_of_pod(&pod, Kind::Deleted);
         Ok(())

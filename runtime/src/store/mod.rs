@@ -70,9 +70,14 @@ impl Store {
         written
     }
 
-    /// Forgets a sandbox. An unknown id is not an error.
-    pub fn delete_sandbox(&self, id: &str) -> Result<()> {
-        let deleted = self.delete(SANDBOXES, id);
+    /// Forgets a sandbox and its containers, all at once. Unknown ids are no error.
+    pub fn delete_sandbox(&self, id: &str, containers: &[&str]) -> Result<()> {
+        let deleted = self.change(|write| {
+            let mut table = write.open_table(CONTAINERS)?;
+            containers.iter().try_for_each(|id| table.remove(*id).map(drop))?;
+            write.open_table(SANDBOXES)?.remove(id)?;
+            Ok(())
+        });
         reach(format_args!("forgot a sandbox"));
         deleted
     }
@@ -98,7 +103,10 @@ impl Store {
 
     /// Forgets a container. An unknown id is not an error.
     pub fn delete_container(&self, id: &str) -> Result<()> {
-        let deleted = self.delete(CONTAINERS, id);
+        let deleted = self.change(|write| {
+            write.open_table(CONTAINERS)?.remove(id)?;
+            Ok(())
+        });
         reach(format_args!("forgot a container"));
         deleted
     }
@@ -123,13 +131,6 @@ impl Store {
             if table.get(key)?.is_some() {
                 table.insert(key, record.as_slice())?;
             }
-            Ok(())
-        })
-    }
-
-    fn delete(&self, table: TableDefinition<&str, &[u8]>, key: &str) -> Result<()> {
-        self.change(|write| {
-            write.open_table(table)?.remove(key)?;
             Ok(())
         })
     }
@@ -176,10 +177,24 @@ mod tests {
         let store = Store::open(&path).unwrap();
         store.add_sandbox(&record).unwrap();
         store.add_sandbox(&SandboxRecord { id: "b".into(), ..Default::default() }).unwrap();
-        store.delete_sandbox("b").unwrap();
-        store.delete_sandbox("b").unwrap();
+        store.delete_sandbox("b", &[]).unwrap();
+        store.delete_sandbox("b", &[]).unwrap();
         drop(store);
         assert_eq!(Store::open(&path).unwrap().sandboxes().unwrap(), vec![record]);
+    }
+
+    #[test]
+    fn a_sandbox_is_forgotten_with_its_containers() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("husk.redb")).unwrap();
+        store.add_sandbox(&SandboxRecord { id: "a".into(), ..Default::default() }).unwrap();
+        for id in ["1", "2", "3"] {
+            store.add_container(&ContainerRecord { id: id.into(), ..Default::default() }).unwrap();
+        }
+        store.delete_sandbox("a", &["1", "3", "unknown"]).unwrap();
+        assert_eq!(store.sandboxes().unwrap(), []);
+        let left: Vec<String> = store.containers().unwrap().into_iter().map(|record| record.id).collect();
+        assert_eq!(left, ["2"]);
     }
 
     #[test]
@@ -191,7 +206,7 @@ mod tests {
         record.memory_mib = 256;
         store.change_sandbox(&record).unwrap();
         assert_eq!(store.sandboxes().unwrap(), [record.clone()]);
-        store.delete_sandbox("a").unwrap();
+        store.delete_sandbox("a", &[]).unwrap();
         store.change_sandbox(&record).unwrap();
         assert_eq!(store.sandboxes().unwrap(), []);
     }
