@@ -70,6 +70,15 @@ pub fn prepare() -> Result<()> {
     setrlimit(Resource::RLIMIT_NPROC, unlimited, unlimited).context(|| "raising the limit of processes")
 }
 
+/// Once nobody waits for it: has the kernel leave what would wake an idle VM again and again.
+pub fn settle() {
+    // Else it looks twice a second whether memory could be compacted before anybody wants it so. Who does is served.
+    const PROACTIVE: &str = "/proc/sys/vm/compaction_proactiveness";
+    if let Err(e) = fs::write(PROACTIVE, "0") {
+        tracing::warn!("{PROACTIVE}: {e}");
+    }
+}
+
 /// Puts a mount of the initramfs over the initramfs itself and makes it the root: pivot_root(2), by which
 /// containers leave the guest's root, cannot leave the kernel's first one.
 fn leave_initial_root() -> Result<()> {

@@ -19,6 +19,7 @@ use tonic::transport::Server;
 use self::connection::Connection;
 use self::service::Service;
 use crate::agent::Agent;
+use crate::boot;
 use crate::clock;
 use crate::error::{Context, Error, Result};
 use crate::reaper;
@@ -46,13 +47,15 @@ pub async fn serve(init: Duration) -> Result<()> {
     }
 }
 
-/// The connection itself is the message, [`READY_PORT`]. A host that does not wait for it has no listener.
+/// The connection itself is the message, [`READY_PORT`]. A host that does not wait for it has no listener. What else is to
+/// be done for the guest is done after that.
 async fn tell_ready(times: ReadyTimes) {
     match VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, READY_PORT)).await {
         // A host that does not want to know them has closed it.
         Ok(mut stream) => drop(stream.write_all(&times.to_bytes()).await),
         Err(e) => tracing::warn!("the host does not listen on vsock port {READY_PORT}: {e}"),
     }
+    boot::settle();
 }
 
 fn micros(duration: Duration) -> u64 {
