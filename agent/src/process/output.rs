@@ -128,8 +128,8 @@ impl Output {
         self.room.notify_waiters();
     }
 
-    /// Waits for what `reader` has not seen: the first bytes from `offset` on that are still there, or the
-    /// end.
+    /// Waits for what `reader` has not seen: the first bytes of one stream from `offset` on that are still there, at most
+    /// [`MAX_CHUNK`], or the end.
     pub async fn next(&self, reader: u64, offset: u64) -> Next {
         loop {
             let news = self.news.notified();
@@ -149,10 +149,18 @@ impl Inner {
         let after = self.chunks.partition_point(|c| c.offset + c.data.len() as u64 <= offset);
         if let Some(chunk) = self.chunks.get(after) {
             let skip = usize::try_from(offset.saturating_sub(chunk.offset)).unwrap_or(0);
+            let mut data = chunk.data[skip..].to_vec();
+            // A message costs more than its bytes: what has come of the same stream meanwhile goes with it.
+            for next in self.chunks.iter().skip(after + 1) {
+                if next.stream != chunk.stream || data.len() + next.data.len() > MAX_CHUNK {
+                    break;
+                }
+                data.extend_from_slice(&next.data);
+            }
             return Some(Next::Chunk(OutputChunk {
                 stream: chunk.stream,
                 offset: chunk.offset + skip as u64,
-                data: chunk.data[skip..].to_vec(),
+                data,
                 time_nanos: chunk.time_nanos,
                 eof: false,
             }));
@@ -179,6 +187,33 @@ mod tests {
             Next::Chunk(chunk) => chunk,
             Next::Replaced => panic!("replaced"),
         }
+    }
+
+    #[test]
+    fn what_has_come_of_one_stream_goes_in_one_chunk() {
+        block_on(async {
+            let output = Output::new(2);
+            for (stream, data) in [
+                (OutputStream::Stdout, vec![1; 3]),
+                (OutputStream::Stdout, vec![2; MAX_CHUNK - 4]),
+                (OutputStream::Stdout, vec![3; 3]),
+                (OutputStream::Stderr, vec![4; 1]),
+                (OutputStream::Stdout, vec![5; 1]),
+            ] {
+                output.push(stream, &data, 5);
+            }
+            let reader = output.start_reader(0).unwrap();
+            let mut seen = Vec::new();
+            let mut offset = 1;
+            for _ in 0..4 {
+                let chunk = chunk(&output, reader, offset).await;
+                assert_eq!(chunk.offset, offset);
+                offset += chunk.data.len() as u64;
+                seen.push((chunk.stream(), chunk.data.len()));
+            }
+            let (stdout, stderr) = (OutputStream::Stdout, OutputStream::Stderr);
+            assert_eq!(seen, [(stdout, MAX_CHUNK - 2), (stdout, 3), (stderr, 1), (stdout, 1)]);
+        });
     }
 
     #[test]
