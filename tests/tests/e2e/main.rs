@@ -159,8 +159,9 @@ fn main() -> ExitCode {
         [faults] restart: pod_goes_on, vmm_dies_meanwhile;
         [faults] crashes: while_a_pod_starts, while_a_pod_is_removed, while_a_container_starts, while_a_container_ends,
             while_an_image_comes_and_goes;
-        [faults] more_crashes: while_a_template_is_made, while_volumes_come_and_go, while_resources_change, while_a_command_runs,
-            while_streams_are_open;
+        [faults] more_crashes: while_volumes_come_and_go, while_resources_change, while_a_command_runs, while_streams_are_open,
+            while_a_port_is_connected;
+        [faults] template_crashes: while_a_template_is_made, while_templates_go;
         [faults] limits: open_files, processes, memory;
         [faults] read_only: store;
         [faults] registry: that_misbehaves;

@@ -9,4 +9,5 @@ pub mod parts;
 pub mod read_only;
 pub mod registry;
 pub mod restart;
+pub mod template_crashes;
 pub mod upgrade;

@@ -1,59 +1,18 @@
-//! As [`super::crashes`], of what a pod may have besides: a template, volumes, new limits, commands, streams.
+//! As [`super::crashes`], of what a pod may have besides: volumes, new limits, commands, streams.
 
 use std::cell::RefCell;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
 use husk_proto::cri;
-use husk_tests::{Bed, Container, Pod, container, entries, pod, step, wait_for};
+use husk_tests::{Bed, Container, Pod, container, pod, step, wait_for};
 use tonic::{Code, Status};
 
 use super::crashes::{Bystander, at_each_point};
-
-/// How long a template may take to be made.
-const MAKING: Duration = Duration::from_secs(120);
-
-/// A template that is being made: it is whole and pods are its clones, or nothing of it is left and the next pod's is made.
-pub async fn while_a_template_is_made(bed: Arc<Bed>) {
-    let builds = || bed.daemon.templates().into_iter().filter(|dir| dir.is_dir()).collect::<Vec<_>>();
-    let below = || builds().iter().flat_map(|dir| entries(dir)).collect::<Vec<_>>();
-    let half_made = || below().into_iter().filter(|dir| dir.extension().is_some()).count();
-    let forget = || builds().iter().for_each(|dir| fs::remove_dir_all(dir).expect("remove the templates"));
-    let run = bed.daemon.run.join("templates");
-    let work = async || {
-        let request =
-            cri::RunPodSandboxRequest { config: Some(bed.with_logs(pod("first"))), ..Default::default() };
-        bed.client.runtime().run_pod_sandbox(request).await?;
-        wait_for("a template, or the daemon's end", MAKING, || async {
-            let answer = bed.client.runtime().version(cri::VersionRequest::default()).await;
-            match answer {
-                Err(ended) => Some(Err(ended)),
-                Ok(_) => (below().len() > half_made() && entries(&run).is_empty()).then_some(Ok(())),
-            }
-        })
-        .await
-    };
-    let settle = async || {
-        assert!(entries(&run).is_empty() && half_made() == 0, "{:?}", below());
-        let whole = !below().is_empty();
-        bed.clear().await;
-        bed.check_clean().expect("nothing is left of the template's VM");
-        if whole {
-            let clone = bed.pod(pod("clone")).await;
-            assert!(clone.is_clone().await, "{}", bed.daemon.log_tail());
-            assert_eq!(clone.output("echo up").await, "up\n");
-            clone.remove().await;
-        }
-        forget();
-    };
-    bed.clear().await;
-    wait_for("no template in the making", MAKING, || async { entries(&run).is_empty().then_some(()) }).await;
-    forget();
-    at_each_point(&bed, 6, &["template"], work, settle).await;
-}
 
 /// A pod whose container has volumes of the host: what serves them, and what is mounted for it, is whole or gone, and
 /// what is in the volumes is untouched.
@@ -159,14 +118,18 @@ async fn processes(container: &Container) -> String {
     container.exec("ps").await
 }
 
-/// A command in a container that is killed for its time: it ends, by this daemon or the next.
+/// A command in a container that ends, and one that is killed for its time: it ends, by this daemon or the next.
 pub async fn while_a_command_runs(bed: Arc<Bed>) {
     let pod = bed.pod(pod("commands")).await;
     let bystander = Bystander::start(&pod).await;
-    let work = async || match bystander.container.try_exec(&["sleep", "4321"], 1).await {
-        Err(status) if status.code() == Code::DeadlineExceeded => Ok(()),
-        Ok(answer) => Err(Status::unknown(format!("it ended: {answer:?}"))),
-        Err(status) => Err(status),
+    let work = async || {
+        let ended = bystander.container.try_exec(&["sh", "-c", "echo done; exit 7"], 60).await?;
+        assert_eq!((ended.exit_code, ended.stdout.as_slice()), (7, &b"done\n"[..]));
+        match bystander.container.try_exec(&["sleep", "4321"], 1).await {
+            Err(status) if status.code() == Code::DeadlineExceeded => Ok(()),
+            Ok(answer) => Err(Status::unknown(format!("it ended: {answer:?}"))),
+            Err(status) => Err(status),
+        }
     };
     let settle = async || {
         bystander.goes_on().await;
@@ -175,7 +138,7 @@ pub async fn while_a_command_runs(bed: Arc<Bed>) {
         })
         .await;
     };
-    at_each_point(&bed, 3, &[], work, settle).await;
+    at_each_point(&bed, 4, &[], work, settle).await;
     bystander.end().await;
 }
 
@@ -223,4 +186,27 @@ pub async fn while_streams_are_open(bed: Arc<Bed>) {
     client.stdin.as_mut().expect("a pipe").write_all(b"again\n").expect("write to the client");
     reader.wait_log("got again\n").await;
     client.kill().and_then(|()| client.wait()).expect("kill the client");
+}
+
+/// A connection to a pod's port ends with the daemon; the server behind it goes on, and is connected to again.
+pub async fn while_a_port_is_connected(bed: Arc<Bed>) {
+    let pod = bed.pod(pod("port")).await;
+    let server = pod.start(container("echo", "echo up; exec nc -ll -p 9000 -e cat")).await;
+    server.wait_log("up\n").await;
+    let work = async || {
+        let (_client, local) = bed.crictl().forward(&pod.id, "spdy", 9000).await;
+        let echo = || -> std::io::Result<[u8; 4]> {
+            let mut stream = TcpStream::connect(("127.0.0.1", local))?;
+            stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+            stream.write_all(b"echo")?;
+            let mut back = [0; 4];
+            stream.read_exact(&mut back)?;
+            Ok(back)
+        };
+        let back = echo().map_err(|broken| Status::unavailable(broken.to_string()))?;
+        assert_eq!(&back, b"echo");
+        Ok(())
+    };
+    let settle = async || work().await.expect("the port is connected to again");
+    at_each_point(&bed, 1, &["port"], work, settle).await;
 }
