@@ -42,6 +42,10 @@ pub const GUEST_VOLUME_SOURCE: &str = "husk:guest-volume/";
 /// The tag of the virtio-fs device that shows the guest its volumes.
 pub const VOLUME_TAG: &str = "husk";
 
+/// The ACPI id of the block slots of a guest that boots: no driver looks for it. The agent binds virtio-mmio's to a slot
+/// when it looks for a disk that it has not seen, so that a boot does not wait for devices without a medium.
+pub const LATE_SLOT_ID: &str = "HUSK0001";
+
 /// Devices of the guest's own kernel that a container may ask for, by their names below /dev: what the daemon accepts
 /// in a request and the agent makes nodes of.
 pub const GUEST_DEVICES: [&str; 8] = ["null", "zero", "full", "random", "urandom", "tty", "fuse", "net/tun"];

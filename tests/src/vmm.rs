@@ -52,6 +52,7 @@ impl Vmm {
             console_log: dir.join("console"),
             console_log_limit: 1 << 20,
             block_slots: 1,
+            late_slots: Some(husk_proto::LATE_SLOT_ID.to_owned()),
             fs_tag: None,
             nets: Vec::new(),
             vsock: VsockConfig { cid: 3, socket: dir.join("vsock"), host_fd: None },

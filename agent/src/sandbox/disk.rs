@@ -12,6 +12,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::stat::Mode;
 use tokio::time::{Instant, sleep};
 
+use super::slot;
 use crate::error::{Context, Error, Result};
 use crate::ids;
 use crate::paths;
@@ -30,10 +31,15 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Finds the device with a serial.
+    /// Finds the device with a serial, among those that the kernel has found by itself and those that are left to us.
     pub fn find(serial: &str) -> Result<Self> {
         ids::check_serial(serial)?;
-        Self::find_in(Path::new(DEVICES), serial)
+        loop {
+            match Self::find_in(Path::new(DEVICES), serial) {
+                Err(Error::NotFound(_)) if slot::bind_next()? => {}
+                found => return found,
+            }
+        }
     }
 
     fn find_in(devices: &Path, serial: &str) -> Result<Self> {

@@ -129,6 +129,8 @@ impl Vm {
             console_log: console_log(spec.dir),
             console_log_limit: defaults.console_limit,
             block_slots: defaults.block_slots,
+            // A template's clones shall find them without a search.
+            late_slots: (!spec.savable).then(|| husk_proto::LATE_SLOT_ID.to_owned()),
             fs_tag: Some(husk_proto::VOLUME_TAG.to_owned()),
             nets,
             vsock: VsockConfig { cid: GUEST_CID, socket: vsock_socket(spec.dir), host_fd },

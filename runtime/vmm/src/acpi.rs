@@ -19,11 +19,14 @@ use crate::layout;
 const OEM: [u8; 6] = *b"HUSK  ";
 const TABLE: [u8; 8] = *b"HUSKVM  ";
 
-/// Writes the tables for `vcpus` CPUs and `devices` virtio devices at [`layout::ACPI`].
+/// What Linux' virtio-mmio driver looks for.
+pub const VIRTIO_MMIO: &str = "LNRO0005";
+
+/// Writes the tables for `vcpus` CPUs and virtio devices with these ids at [`layout::ACPI`].
 ///
 /// # Errors
 /// [`BootError::Write`].
-pub fn write(memory: &GuestMemoryMmap, vcpus: u8, devices: usize) -> Result<(), BootError> {
+pub fn write(memory: &GuestMemoryMmap, vcpus: u8, devices: &[&str]) -> Result<(), BootError> {
     let bytes = tables(vcpus, devices);
     memory
         .write_slice(&bytes, GuestAddress(layout::ACPI))
@@ -31,7 +34,7 @@ pub fn write(memory: &GuestMemoryMmap, vcpus: u8, devices: usize) -> Result<(), 
 }
 
 /// All tables, to be put at [`layout::ACPI`]: the RSDP is first, as the boot protocol is told.
-fn tables(vcpus: u8, devices: usize) -> Vec<u8> {
+fn tables(vcpus: u8, devices: &[&str]) -> Vec<u8> {
     let mut bytes = vec![0; Rsdp::len()];
     let dsdt = place(&mut bytes, &dsdt(devices));
     let fadt = place(&mut bytes, &fadt(dsdt));
@@ -96,15 +99,15 @@ impl Aml for Dsdt {
     }
 }
 
-fn dsdt(devices: usize) -> Dsdt {
+fn dsdt(devices: &[&str]) -> Dsdt {
     let mut dsdt = Sdt::new(*b"DSDT", 36, 6, OEM, TABLE, 1);
     let mut code = Vec::new();
     let (sleep_type, zero) = (layout::SLEEP_TYPE_S5, 0u8);
     Name::new("_S5_".into(), &Package::new(vec![&sleep_type, &zero])).to_aml_bytes(&mut code);
     let mut body = Vec::new();
     serial().to_aml_bytes(&mut body);
-    for index in 0..devices {
-        virtio_mmio(index, &mut body);
+    for (index, id) in devices.iter().enumerate() {
+        virtio_mmio(index, id, &mut body);
     }
     code.extend(Scope::raw("\\_SB_".into(), body));
     dsdt.append_slice(&code);
@@ -137,15 +140,14 @@ fn serial() -> impl Aml {
     Serial
 }
 
-/// `LNRO0005` is the id that Linux' virtio-mmio driver matches.
-fn virtio_mmio(index: usize, sink: &mut dyn AmlSink) {
+fn virtio_mmio(index: usize, id: &str, sink: &mut dyn AmlSink) {
     let window = Memory32Fixed::new(true, layout::mmio_window(index) as u32, layout::MMIO_STRIDE as u32);
     let line = interrupt(layout::irq(index));
     let (unique, coherent) = (index as u8, 1u8);
     Device::new(
         Path::new(&format!("V{index:03}")),
         vec![
-            &Name::new("_HID".into(), &"LNRO0005"),
+            &Name::new("_HID".into(), &id.to_owned()),
             &Name::new("_UID".into(), &unique),
             &Name::new("_CCA".into(), &coherent),
             &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&window, &line])),
@@ -181,14 +183,16 @@ mod tests {
 
     #[test]
     fn tables_are_found_and_their_sums_are_right() {
-        let bytes = tables(4, layout::MAX_DEVICES);
+        let mut ids = [VIRTIO_MMIO; layout::MAX_DEVICES];
+        ids[3] = "HUSK0001";
+        let bytes = tables(4, &ids);
         assert!(bytes.len() < (layout::HIMEM - layout::ACPI) as usize);
         let tables = parse(&bytes);
         let names: Vec<&str> = tables.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["XSDT", "FACP", "APIC", "DSDT"]);
         assert!(tables.iter().all(|(_, table)| sum(table) == 0));
         let dsdt = &tables[3].1;
-        let devices = dsdt.windows(8).filter(|window| window == b"LNRO0005").count();
-        assert_eq!(devices, layout::MAX_DEVICES);
+        let with = |id: &str| dsdt.windows(id.len()).filter(|window| *window == id.as_bytes()).count();
+        assert_eq!((with(VIRTIO_MMIO), with("HUSK0001")), (layout::MAX_DEVICES - 1, 1));
     }
 }

@@ -47,6 +47,11 @@ pub struct VmConfig {
     /// Block devices declared at boot, all without a medium (capacity 0); their serials are
     /// [`slot_serial`]`(0..)`.
     pub block_slots: u8,
+    /// ACPI id of the block devices, four capital letters and four hexadecimal digits: one that no driver of the guest's
+    /// looks for, so that it boots without them, and binds them by hand (`driver_override` of Linux' platform bus).
+    /// Without one the guest finds them as it finds the others.
+    #[serde(default)]
+    pub late_slots: Option<String>,
     /// Tag of a virtio-fs device, 1 to 36 bytes; its server is attached later. Without one there is no device.
     #[serde(default)]
     pub fs_tag: Option<String>,

@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use husk_proto::{AGENT_PORT, READY_PORT, ReadyTimes, VOLUME_TAG};
+use husk_proto::{AGENT_PORT, LATE_SLOT_ID, READY_PORT, ReadyTimes, VOLUME_TAG};
 use husk_tests::{Bed, Process, Qemu, Vmm, microvm, readable, step};
 use husk_vmm::config::{HotplugConfig, NetConfig, RestoreConfig, VmConfig};
 use husk_vmm::control::Request;
@@ -95,12 +95,14 @@ fn idle(processes: [Process; 2]) -> [f64; 2] {
 
 impl Boots {
     /// A machine as the daemon describes a pod's.
-    fn config(&self) -> VmConfig {
+    fn config(&self, savable: bool) -> VmConfig {
         let config = Vmm::config(&self.dir, MEMORY, &self.kernel, &self.initramfs);
         VmConfig {
             max_vcpus: 2,
             hotplug: Some(HotplugConfig { limit_mib: 1024, requested_mib: 0 }),
+            savable,
             block_slots: 12,
+            late_slots: (!savable).then(|| LATE_SLOT_ID.to_owned()),
             fs_tag: Some(VOLUME_TAG.to_owned()),
             nets: vec![NetConfig { tap_fd: None, mac: MAC.to_owned(), mtu: u16::MAX }],
             ..config
@@ -110,7 +112,7 @@ impl Boots {
     /// Milliseconds from the monitor's start to the agent's word that it listens, and of each step.
     fn boot(&self, savable: bool) -> Option<(f64, Steps, Vmm)> {
         let begun = trace::now();
-        let vmm = Vmm::start(&self.vmm, VmConfig { savable, ..self.config() });
+        let vmm = Vmm::start(&self.vmm, self.config(savable));
         let mut agent = vmm.accept(READY_PORT, LIMIT)?;
         let word = trace::now();
         let mut times = [0; ReadyTimes::BYTES];
@@ -181,7 +183,7 @@ impl Boots {
     /// Milliseconds from the monitor's start to the agent's first bytes, and of the monitor's steps.
     fn clone_of(&self, template: &RestoreConfig) -> (f64, Steps) {
         let (begun, clock) = (Instant::now(), trace::now());
-        let vmm = Vmm::start(&self.vmm, VmConfig { restore: Some(template.clone()), ..self.config() });
+        let vmm = Vmm::start(&self.vmm, VmConfig { restore: Some(template.clone()), ..self.config(false) });
         while !answers(vmm.connect(AGENT_PORT)) {
             assert!(begun.elapsed() < LIMIT, "the clone's agent does not answer: {}", vmm.console());
         }

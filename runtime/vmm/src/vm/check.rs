@@ -114,6 +114,10 @@ fn check(config: &VmConfig) -> Result<(), ConfigError> {
         let wanted = format!("with the {} of nets at most {slots} devices", config.nets.len());
         return value("block_slots", config.block_slots, wanted);
     }
+    if let Some(id) = config.late_slots.as_ref().filter(|id| !is_acpi_id(id)) {
+        let wanted = "four capital letters and four hexadecimal digits, such as \"HUSK0001\"";
+        return value("late_slots", format!("{id:?}"), wanted);
+    }
     if let Some(tag) = config.fs_tag.as_ref().filter(|tag| !(1..=fs::TAG_BYTES).contains(&tag.len())) {
         return value("fs_tag", format!("{tag:?}"), format!("1 to {} bytes", fs::TAG_BYTES));
     }
@@ -139,6 +143,14 @@ fn check(config: &VmConfig) -> Result<(), ConfigError> {
         return value("vsock.cid", config.vsock.cid, format!("{MIN_CID} to {}", u32::MAX - 1));
     }
     Ok(())
+}
+
+/// ACPI specification 6.5, section 6.1.5.
+fn is_acpi_id(id: &str) -> bool {
+    let hexadecimal = |byte: u8| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte);
+    matches!(id.as_bytes().split_at_checked(4), Some((vendor, device)) if device.len() == 4
+        && vendor.iter().all(u8::is_ascii_uppercase)
+        && device.iter().copied().all(hexadecimal))
 }
 
 fn check_limits(limits: &Limits) -> Result<(), ConfigError> {
@@ -180,7 +192,7 @@ mod tests {
         json!({
             "id": "pod", "jail": {"uid": 5000, "gid": 5000, "network_fd": 4}, "vcpus": 2, "max_vcpus": 4, "memory_mib": 128,
             "hotplug": {"limit_mib": 256, "requested_mib": 100}, "kernel": "/k", "initramfs": "/i", "cmdline": "",
-            "console_log": "/c", "console_log_limit": 65536, "block_slots": 4,
+            "console_log": "/c", "console_log_limit": 65536, "block_slots": 4, "late_slots": "HUSK0001",
             "nets": [{"tap_fd": 3, "mac": "02:42:ac:11:00:02", "mtu": 1500}],
             "vsock": {"cid": 3, "socket": "/v", "host_fd": 5}, "control_socket": "/s", "fs_tag": "husk",
             "limits": {"block": {"bytes": {"per_second": 1 << 20, "burst": 1}}}
@@ -213,6 +225,9 @@ mod tests {
             ("/hotplug/requested_mib", json!(257), "hotplug.requested_mib is 257"),
             ("/memory_mib", json!(31), "memory_mib is 31"),
             ("/block_slots", json!(15), "block_slots is 15"),
+            ("/late_slots", json!("HUSK001"), "late_slots is \"HUSK001\""),
+            ("/late_slots", json!("HUSK000g"), "such as \"HUSK0001\""),
+            ("/late_slots", json!("\u{e9}\u{e9}0001"), "four capital letters"),
             ("/fs_tag", json!(""), "fs_tag is \"\""),
             ("/fs_tag", json!("t".repeat(37)), "1 to 36 bytes"),
             ("/nets/0/mac", json!("nonsense"), "nets[0].mac is \"nonsense\""),

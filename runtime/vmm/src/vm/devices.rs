@@ -9,6 +9,7 @@ use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::kvm::KvmError;
+use crate::acpi;
 use crate::config::VmConfig;
 use crate::devices::balloon::Balloon;
 use crate::devices::block::{Block, Pool, Slot};
@@ -66,6 +67,16 @@ pub struct Devices {
     pub share: Arc<Share>,
     /// The memory device's place for the host's requests.
     pub plug: Option<Arc<Plug>>,
+}
+
+impl Devices {
+    /// By what the guest's drivers find each of them, in the order of their windows.
+    pub fn acpi_ids<'a>(&self, config: &'a VmConfig) -> Vec<&'a str> {
+        let late = config.late_slots.as_deref().unwrap_or(acpi::VIRTIO_MMIO);
+        let others = self.transports.len() - self.slots.len();
+        let ids = std::iter::repeat_n(acpi::VIRTIO_MMIO, others);
+        ids.chain(std::iter::repeat_n(late, self.slots.len())).collect()
+    }
 }
 
 struct Builder<'a> {

@@ -98,7 +98,7 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
     let machine = kvm::Machine::new(files.kvm, &ram)?;
     let devices = devices::build(config, &machine.vm, &ram, &counters, &exit, &filters, files.vsock)?;
     if saved.is_none() {
-        acpi::write(&memory, config.max_vcpus, devices.transports.len())?;
+        acpi::write(&memory, config.max_vcpus, &devices.acpi_ids(config))?;
         registers::write_tables(&memory)?;
     }
     let console = console(files.console, config, &machine, saved.as_ref())?;

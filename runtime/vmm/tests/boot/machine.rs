@@ -62,6 +62,7 @@ pub fn config(dir: &Path) -> VmConfig {
         console_log: dir.join("console.log"),
         console_log_limit: 64 << 10,
         block_slots: 3,
+        late_slots: None,
         fs_tag: Some("husk".to_owned()),
         nets: Vec::new(),
         vsock: VsockConfig { cid: 3, socket: dir.join("vsock.sock"), host_fd: None },

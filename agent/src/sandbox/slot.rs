@@ -1,0 +1,58 @@
+//! Block devices for which the kernel does not look by itself ([`LATE_SLOT_ID`]): a boot does without them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use husk_proto::LATE_SLOT_ID;
+
+use crate::error::{Context, Result};
+
+const DEVICES: &str = "/sys/bus/platform/devices";
+const DRIVER: &str = "virtio-mmio";
+const BIND: &str = "/sys/bus/platform/drivers/virtio-mmio/bind";
+
+/// Gives the first of them that has none its driver; the device is there then. False: there is none.
+pub fn bind_next() -> Result<bool> {
+    let Some(device) = next(Path::new(DEVICES))? else { return Ok(false) };
+    // The driver would not take a device of this id otherwise.
+    let wanted = device.join("driver_override");
+    fs::write(&wanted, DRIVER).context(|| format!("writing to {}", wanted.display()))?;
+    let name = device.file_name().unwrap_or_default();
+    fs::write(BIND, name.as_encoded_bytes()).context(|| format!("binding {}", device.display()))?;
+    Ok(true)
+}
+
+fn next(devices: &Path) -> Result<Option<PathBuf>> {
+    let listing = || format!("listing {}", devices.display());
+    let mut first: Option<PathBuf> = None;
+    for entry in fs::read_dir(devices).context(listing)? {
+        let path = entry.context(listing)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let ours = name.strip_prefix(LATE_SLOT_ID).is_some_and(|rest| rest.starts_with(':'));
+        if ours && !path.join("driver").exists() && first.as_ref().is_none_or(|first| path < *first) {
+            first = Some(path);
+        }
+    }
+    Ok(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_without_a_driver_is_next() {
+        let sys = tempfile::tempdir().unwrap();
+        for name in ["HUSK0001:02", "HUSK0001:00", "HUSK0001:01", "HUSK00010:00", "LNRO0005:00", "serial8250"]
+        {
+            fs::create_dir(sys.path().join(name)).unwrap();
+        }
+        for expected in ["HUSK0001:00", "HUSK0001:01", "HUSK0001:02"] {
+            let found = next(sys.path()).unwrap().unwrap();
+            assert_eq!(found.file_name().unwrap(), expected);
+            fs::create_dir(found.join("driver")).unwrap();
+        }
+        assert_eq!(next(sys.path()).unwrap(), None);
+        assert!(next(Path::new("/nowhere")).is_err());
+    }
+}
