@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,21 +11,29 @@ use husk_tests::{Bed, Pod, container, entries, expect_code, pod, sh, step, wait_
 use tonic::Code;
 
 /// How long a template may take to be made.
-const MAKING: Duration = Duration::from_secs(120);
+pub const MAKING: Duration = Duration::from_secs(120);
 const CLONES: usize = 20;
 
 /// Templates anew: without them, none is kept.
-async fn without_then_with(bed: &Bed, others: &str) {
+pub async fn without_then_with(bed: &Bed, others: &str) {
     bed.daemon.restart_with("templates = false\n", "").await;
     assert!(templates(bed).is_empty());
     bed.daemon.restart_with("", others).await;
 }
 
 /// The directories of the templates that are whole.
-fn templates(bed: &Bed) -> Vec<PathBuf> {
+pub fn templates(bed: &Bed) -> Vec<PathBuf> {
     let builds = bed.daemon.templates();
     let found = builds.iter().filter(|dir| dir.is_dir()).flat_map(|dir| entries(dir));
     found.filter(|dir| dir.is_dir() && dir.extension().is_none_or(|extension| extension != "new")).collect()
+}
+
+/// Changes a bit of a template's state.
+pub fn damage(template: &Path) {
+    let state = template.join("state");
+    let mut bytes = fs::read(&state).expect("read the template's state");
+    bytes[1000] ^= 1;
+    fs::write(&state, bytes).expect("damage the template");
 }
 
 async fn templates_made(bed: &Bed, number: usize) -> Vec<PathBuf> {
@@ -102,10 +110,7 @@ pub async fn clone_of_own_size(bed: Arc<Bed>) {
     assert_eq!(note, "from the host");
     assert_eq!(sh(&format!("md5sum {}", host.join("much").display()))[..32], sum[..32]);
     step("the template is damaged, and the next pod boots");
-    let state = template.join("state");
-    let mut bytes = fs::read(&state).expect("read the template's state");
-    bytes[1000] ^= 1;
-    fs::write(&state, bytes).expect("damage the template");
+    damage(&template);
     let booted = bed.pod(pod("booted")).await;
     assert!(!booted.is_clone().await);
     assert!(bed.daemon.log_tail().contains("damaged: its checksum differs"), "{}", bed.daemon.log_tail());

@@ -10,9 +10,7 @@ use husk_tests::{Bed, Pod, entries, pod, wait_for};
 use tonic::Status;
 
 use super::crashes::at_each_point;
-
-/// How long a template may take to be made.
-const MAKING: Duration = Duration::from_secs(120);
+use crate::templates::{MAKING, damage, templates, without_then_with};
 
 /// Templates of a daemon, and what is half made of them.
 struct Templates<'a>(&'a Bed);
@@ -28,7 +26,7 @@ impl Templates<'_> {
     }
 
     fn whole(&self) -> Vec<PathBuf> {
-        self.below().into_iter().filter(|dir| dir.extension().is_none()).collect()
+        templates(self.0)
     }
 
     /// VMs that are to become some.
@@ -65,37 +63,31 @@ async fn run(bed: &Bed, handler: &str) -> Result<Pod, Status> {
 
 /// A template that is being made: it is whole and pods are its clones, or nothing of it is left and the next pod's is made.
 pub async fn while_a_template_is_made(bed: Arc<Bed>) {
-    let templates = Templates(&bed);
+    let all = Templates(&bed);
     let work = async || {
         let _first = run(&bed, "").await?;
-        templates.settled(|whole| !whole.is_empty()).await
+        all.settled(|whole| !whole.is_empty()).await
     };
     let settle = async || {
-        let whole = !templates.whole().is_empty();
-        templates.check_clean().await;
+        let whole = !all.whole().is_empty();
+        all.check_clean().await;
         if whole {
             let clone = bed.pod(pod("clone")).await;
             assert!(clone.is_clone().await, "{}", bed.daemon.log_tail());
             assert_eq!(clone.output("echo up").await, "up\n");
             clone.remove().await;
         }
-        templates.forget();
+        all.forget();
     };
     bed.clear().await;
-    templates.settled(|_| true).await.expect("the daemon");
-    templates.forget();
+    all.settled(|_| true).await.expect("the daemon");
+    all.forget();
     at_each_point(&bed, 6, &["template"], work, settle).await;
 }
 
 /// Templates that go, one for its damage and one for another's sake: pods run all the same, and nothing is left of them.
 pub async fn while_templates_go(bed: Arc<Bed>) {
-    let templates = Templates(&bed);
-    let damage = |template: &Path| {
-        let state = template.join("state");
-        let mut bytes = fs::read(&state).expect("read a template's state");
-        bytes[1000] ^= 1;
-        fs::write(&state, bytes).expect("damage a template");
-    };
+    let all = Templates(&bed);
     // One that was used lately makes no room.
     let age = |template: &Path| {
         let long_ago = SystemTime::now().checked_sub(Duration::from_secs(3600)).expect("a time");
@@ -103,32 +95,31 @@ pub async fn while_templates_go(bed: Arc<Bed>) {
     };
     let damaged = async || {
         let pod = run(&bed, "").await.expect("RunPodSandbox");
-        templates.settled(|whole| whole.len() == 1).await.expect("a template");
+        all.settled(|whole| whole.len() == 1).await.expect("a template");
         pod.remove().await;
-        damage(&templates.whole()[0]);
+        damage(&all.whole()[0]);
     };
     bed.clear().await;
     bed.daemon.restart_with("templates = false\n", "").await;
     bed.daemon.restart_with("max_templates = 1\n", "[handlers.other]\n").await;
     damaged().await;
     let work = async || {
-        let old = templates.whole();
+        let old = all.whole();
         let first = run(&bed, "").await?;
         assert!(!first.is_clone().await);
-        templates.settled(|whole| whole.len() == 1).await?;
-        age(&templates.whole()[0]);
+        all.settled(|whole| whole.len() == 1).await?;
+        age(&all.whole()[0]);
         let other = run(&bed, "other").await?;
         assert!(!other.is_clone().await);
-        templates.settled(|whole| whole.len() == 1 && whole != old).await
+        all.settled(|whole| whole.len() == 1 && whole != old).await
     };
     let settle = async || {
-        assert!(templates.whole().len() <= 1, "{:?}", templates.below());
-        templates.check_clean().await;
-        templates.forget();
+        assert!(all.whole().len() <= 1, "{:?}", all.below());
+        all.check_clean().await;
+        all.forget();
         damaged().await;
     };
     at_each_point(&bed, 2, &["discarded", "make room"], work, settle).await;
     bed.clear().await;
-    bed.daemon.restart_with("templates = false\n", "").await;
-    bed.daemon.restart_with("", "").await;
+    without_then_with(&bed, "").await;
 }
