@@ -238,6 +238,46 @@ pub fn close_and_wait() -> ! {
     }
 }
 
+/// Has an interface use `wanted` pairs of queues, or as many as it has; answers how many these are (linux/ethtool.h,
+/// `ETHTOOL_GCHANNELS` and `ETHTOOL_SCHANNELS`). Any socket will do.
+pub fn set_channels(socket: BorrowedFd<'_>, interface: &str, wanted: u32) -> io::Result<u32> {
+    const SIOCETHTOOL: libc::c_ulong = 0x8946;
+    const GET: u32 = 0x3c;
+    const SET: u32 = 0x3d;
+    /// `struct ethtool_channels`; each of the two is of rx, tx, other and combined.
+    #[repr(C)]
+    struct Channels {
+        command: u32,
+        most: [u32; 4],
+        now: [u32; 4],
+    }
+    const COMBINED: usize = 3;
+
+    let mut ifr_name = [0; libc::IFNAMSIZ];
+    if interface.len() >= ifr_name.len() || !interface.is_ascii() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    let mut channels = Channels { command: GET, most: [0; 4], now: [0; 4] };
+    let call = |channels: &mut Channels| {
+        let ifr_ifru = libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut *channels).cast() };
+        let request = libc::ifreq { ifr_name, ifr_ifru };
+        // SAFETY: of the request the kernel reads the name and the pointer, and by that it reads and writes one
+        // `ethtool_channels`, which lives until the call returns.
+        check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &request) }.into())
+    };
+    call(&mut channels)?;
+    let wanted = wanted.clamp(1, channels.most[COMBINED].max(1));
+    if channels.now[COMBINED] != wanted {
+        channels.command = SET;
+        channels.now[COMBINED] = wanted;
+        call(&mut channels)?;
+    }
+    Ok(wanted)
+}
+
 /// Has the kernel reap this process's children.
 pub fn ignore_children() -> io::Result<()> {
     // SAFETY: no handler is installed.

@@ -88,7 +88,8 @@ fn husk(parts: &Parts) -> Run {
     let [kernel, initramfs] = ["guest-husk", "empty"].map(|name| parts.file(name));
     let tap = tap();
     let mut config = Vmm::config(parts.dir.path(), MEMORY_MIB, &kernel, &initramfs);
-    config.nets = vec![NetConfig { tap_fd: Some(tap.as_raw_fd()), mac: MAC.to_owned(), mtu: 1500 }];
+    config.nets =
+        vec![NetConfig { tap_fds: vec![tap.as_raw_fd()], queues: 1, mac: MAC.to_owned(), mtu: 1500 }];
     let disk = File::open(parts.file("disk")).expect("open the disk");
     let (begun, clock) = (Instant::now(), trace::now());
     let vmm = Vmm::start(&parts.vmm, config);

@@ -9,7 +9,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 /// # Panics
 /// When it cannot be made.
 pub fn inherited_tap(name: &str) -> OwnedFd {
-    let tap = husk_vmm::make_tap(name).expect("make a tap");
+    let tap = husk_vmm::make_tap(name, 1).expect("make a tap").remove(0);
     fcntl(&tap, FcntlArg::F_SETFD(FdFlag::empty())).expect("let it be inherited");
     tap
 }

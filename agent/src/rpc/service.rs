@@ -13,7 +13,7 @@ use crate::agent::Agent;
 use crate::error::{Error, Result as AgentResult};
 use crate::power;
 use crate::process::Process;
-use crate::sandbox::{cpus, huge_pages, memory};
+use crate::sandbox::{cpus, huge_pages, memory, queues};
 
 /// How long the answer to Shutdown has for its way to the host.
 const FAREWELL: Duration = Duration::from_millis(20);
@@ -105,7 +105,11 @@ impl agent_server::Agent for Service {
         let ResizeRequest { cpus, memory_mib, huge_mib } = request.into_inner();
         let memory_mib = memory::wait_for(memory_mib).await?;
         // The kernel takes its time over each page and CPU.
-        let work = move || Ok((huge_pages::set_aside(huge_mib)?, cpus::set_online(cpus)?));
+        let work = move || {
+            let (huge_mib, cpus) = (huge_pages::set_aside(huge_mib)?, cpus::set_online(cpus)?);
+            queues::follow(cpus)?;
+            Ok((huge_mib, cpus))
+        };
         let done = tokio::task::spawn_blocking(work).await;
         let done: AgentResult<_> = done.map_err(|e| Status::internal(format!("the agent failed: {e}")))?;
         let (huge_mib, cpus) = done?;

@@ -8,6 +8,7 @@ mod machine_id;
 pub mod memory;
 mod network;
 pub mod partition;
+pub mod queues;
 mod slot;
 mod sysctl;
 pub mod volumes;

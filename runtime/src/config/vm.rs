@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use husk_vmm::config::{Limits, Rate, RateLimit};
+use husk_vmm::config::{Limits, MAX_NET_QUEUES, Rate, RateLimit};
 use serde::Deserialize;
 
 use super::beside_self;
@@ -48,6 +48,9 @@ pub struct VmDefaults {
     pub net_rx_bytes: u64,
     /// The most bytes that a pod sends to its network, each second; 0 as above.
     pub net_tx_bytes: u64,
+    /// Pairs of queues of each network interface, 1 to 4. A pod with several vCPUs sends and receives over as many at once;
+    /// each beyond the first costs the monitor a thread, and the guest some memory.
+    pub net_queues: u8,
     /// CPUs of the host that vCPUs are tied to, in turn; empty: none.
     pub vcpu_cpus: Vec<u16>,
     /// The nice value of a VM's threads, -20 to 19.
@@ -99,6 +102,7 @@ impl Default for VmDefaults {
             disk_bytes: 0,
             net_rx_bytes: 0,
             net_tx_bytes: 0,
+            net_queues: 1,
             vcpu_cpus: Vec::new(),
             nice: 0,
             huge_pages: false,
@@ -147,6 +151,9 @@ impl VmDefaults {
         }
         if self.max_vcpus > 32 {
             return wrong("max_vcpus", self.max_vcpus.to_string(), "1 to 32, or 0 for the host's");
+        }
+        if !(1..=MAX_NET_QUEUES).contains(&self.net_queues) {
+            return wrong("net_queues", self.net_queues.to_string(), &format!("1 to {MAX_NET_QUEUES}"));
         }
         if self.memory_mib < 64 {
             return wrong("memory_mib", self.memory_mib.to_string(), "64 or more");

@@ -100,14 +100,18 @@ impl PodNetwork {
         netns::open(&self.netns_path(sandbox_id)).map(OwnedFd::from)
     }
 
-    /// Makes the sandbox's namespace, runs CNI ADD in it and ties a tap to each of its interfaces.
+    /// Makes the sandbox's namespace, runs CNI ADD in it and ties a tap of `queues` queues to each of its interfaces.
     ///
     /// The taps last as long as their descriptors. When this fails, what it did is undone; when its future
     /// is dropped half-way, [`Self::teardown`] undoes it.
     ///
     /// # Errors
     /// [`NetworkError::AlreadySetUp`] when the sandbox has a record; otherwise what went wrong.
-    pub async fn setup(&self, request: &PodNetworkRequest) -> Result<PodNetworkSetup, NetworkError> {
+    pub async fn setup(
+        &self,
+        request: &PodNetworkRequest,
+        queues: u8,
+    ) -> Result<PodNetworkSetup, NetworkError> {
         types::check_request(request)?;
         let list = cni::config::load_first(&self.config.conf_dir)?;
         self.cni.check_plugins(&list)?;
@@ -121,7 +125,7 @@ impl PodNetwork {
         let record = cache::Record::new(attachment, list);
         self.cache.create(&record)?;
         reach(format_args!("recorded a network that is wanted"));
-        match self.build(record).await {
+        match self.build(record, queues).await {
             Ok(setup) => Ok(setup),
             Err(error) => {
                 if let Err(undo) = self.teardown(&request.sandbox_id).await {
@@ -133,7 +137,7 @@ impl PodNetwork {
         }
     }
 
-    async fn build(&self, mut record: cache::Record) -> Result<PodNetworkSetup, NetworkError> {
+    async fn build(&self, mut record: cache::Record, queues: u8) -> Result<PodNetworkSetup, NetworkError> {
         let path = record.attachment.netns.clone();
         netns::create(&path).await?;
         reach(format_args!("made a network namespace"));
@@ -153,7 +157,7 @@ impl PodNetwork {
             if facts.links.len() > MAX_INTERFACES {
                 return Err(NetworkError::TooManyInterfaces { netns, count: facts.links.len() });
             }
-            tie_taps(&netlink, facts).await
+            tie_taps(&netlink, facts, queues).await
         })
         .await?;
         let ips = result.pod_ips().unwrap_or_else(|| addresses_of(&interfaces));
@@ -211,17 +215,18 @@ impl PodNetwork {
 async fn tie_taps(
     netlink: &rtnetlink::Handle,
     facts: Facts,
+    queues: u8,
 ) -> Result<(Vec<GuestInterface>, Vec<GuestRoute>), NetworkError> {
     let mut interfaces = Vec::with_capacity(facts.links.len());
     for (number, link) in facts.links.into_iter().enumerate() {
-        let tap = tap::create(netlink, &format!("{}{number}", tap::PREFIX), link.mtu).await?;
+        let tap = tap::create(netlink, &format!("{}{number}", tap::PREFIX), link.mtu, queues).await?;
         tc::tie(netlink, link.index, tap.index).await?;
         interfaces.push(GuestInterface {
             name: link.name,
             mac: link.mac,
             mtu: link.mtu,
             addresses: link.addresses,
-            tap: tap.fd,
+            taps: tap.queues,
         });
     }
     Ok((interfaces, facts.routes))

@@ -12,17 +12,22 @@ use super::{NetworkError, facts};
 /// What the taps' names begin with.
 pub(super) const PREFIX: &str = "husktap";
 
-/// A tap in the calling thread's network namespace, up, that lasts as long as `fd`.
+/// A tap in the calling thread's network namespace, up, that lasts as long as its queues.
 #[derive(Debug)]
 pub(super) struct Tap {
-    pub(super) fd: OwnedFd,
+    pub(super) queues: Vec<OwnedFd>,
     pub(super) index: u32,
 }
 
-/// Makes the tap `name` with the given MTU (bytes).
-pub(super) async fn create(netlink: &rtnetlink::Handle, name: &str, mtu: u32) -> Result<Tap, NetworkError> {
+/// Makes the tap `name` with the given MTU (bytes) and number of queues.
+pub(super) async fn create(
+    netlink: &rtnetlink::Handle,
+    name: &str,
+    mtu: u32,
+    queues: u8,
+) -> Result<Tap, NetworkError> {
     let at = |step| move |source: io::Error| NetworkError::Tap { name: name.to_owned(), step, source };
-    let fd = husk_vmm::make_tap(name).map_err(at("make it"))?;
+    let queues = husk_vmm::make_tap(name, queues).map_err(at("make it"))?;
     let index = if_nametoindex(name).map_err(|errno| at("find its index")(errno.into()))?;
     silence(name).map_err(at("switch IPv6 off"))?;
     netlink
@@ -31,7 +36,7 @@ pub(super) async fn create(netlink: &rtnetlink::Handle, name: &str, mtu: u32) ->
         .execute()
         .await
         .map_err(|error| facts::failed(format!("set {name} up with MTU {mtu}"), error))?;
-    Ok(Tap { fd, index })
+    Ok(Tap { queues, index })
 }
 
 /// Keeps the host's kernel from talking IPv6 of its own (router solicitations, multicast reports) to the

@@ -103,12 +103,13 @@ struct Guest {
 impl Guest {
     fn new(setup: PodNetworkSetup) -> Self {
         let interface = setup.interfaces.into_iter().next().unwrap();
+        let tap = interface.taps.into_iter().next().unwrap().into();
         let mut mac = [0; 6];
         for (to, from) in mac.iter_mut().zip(interface.mac.split(':')) {
             *to = u8::from_str_radix(from, 16).unwrap();
         }
         let IpAddr::V4(ip) = setup.ips[0] else { panic!("{:?}", setup.ips) };
-        Self { tap: interface.tap.into(), mac, ip }
+        Self { tap, mac, ip }
     }
 
     fn send_arp(&mut self, operation: u8, to_mac: [u8; 6], to_ip: Ipv4Addr) {
@@ -150,7 +151,7 @@ fn a_bridged_pod_is_set_up_spoken_to_and_removed() {
         configure(&dir, bridge(&dir));
         network.status().unwrap();
         let before = leftovers(&dir);
-        let setup = network.setup(&request("pod-1")).await.unwrap();
+        let setup = network.setup(&request("pod-1"), 1).await.unwrap();
         assert_eq!(setup.ips[0].to_string(), "10.231.0.2");
         assert_eq!(setup.ips[1].to_string(), "fd00:231::2");
         let interface = &setup.interfaces[0];
@@ -159,7 +160,7 @@ fn a_bridged_pod_is_set_up_spoken_to_and_removed() {
         let routes: Vec<(&str, String)> =
             setup.routes.iter().map(|r| (r.destination.as_str(), r.gateway.unwrap().to_string())).collect();
         assert_eq!(routes, [("0.0.0.0/0", "10.231.0.1".to_owned()), ("::/0", "fd00:231::1".to_owned())]);
-        assert!(matches!(network.setup(&request("pod-1")).await, Err(NetworkError::AlreadySetUp { .. })));
+        assert!(matches!(network.setup(&request("pod-1"), 1).await, Err(NetworkError::AlreadySetUp { .. })));
         let inside = output(
             "nsenter",
             &[&format!("--net={}", network.netns_path("pod-1").display()), "ip", "-o", "link"],
@@ -203,9 +204,9 @@ fn teardown_uses_what_add_used_after_a_restart_and_a_change_of_configuration() {
     isolated(|network, dir| async move {
         configure(&dir, bridge(&dir));
         let before = leftovers(&dir);
-        let setup = network.setup(&request("pod-1")).await.unwrap();
+        let setup = network.setup(&request("pod-1"), 1).await.unwrap();
         drop(setup);
-        drop(network.setup(&request("pod-2")).await.unwrap());
+        drop(network.setup(&request("pod-2"), 1).await.unwrap());
         configure(&dir, serde_json::json!([{"type": "no-such-plugin"}]));
         let restarted = PodNetwork::new(network.config.clone());
         assert!(matches!(restarted.status(), Err(NetworkError::PluginNotFound { .. })));
@@ -227,7 +228,7 @@ fn a_failed_add_is_undone() {
         plugins[1] = serde_json::json!({"type": "tuning", "sysctl": {"net.no.such": "1"}});
         configure(&dir, plugins);
         let before = leftovers(&dir);
-        let error = network.setup(&request("pod-1")).await.unwrap_err();
+        let error = network.setup(&request("pod-1"), 1).await.unwrap_err();
         assert!(
             matches!(&error, NetworkError::PluginFailed { plugin, command: "ADD", .. } if plugin == "tuning"),
             "{error}"
@@ -243,7 +244,7 @@ fn a_pod_on_a_point_to_point_link_leads_all_over_its_gateway() {
         let ipam = serde_json::json!({"type": "host-local", "dataDir": dir.join("leases"),
             "subnet": "10.231.0.0/24", "routes": [{"dst": "0.0.0.0/0"}]});
         configure(&dir, serde_json::json!([{"type": "ptp", "ipam": ipam}]));
-        let setup = network.setup(&request("pod-1")).await.unwrap();
+        let setup = network.setup(&request("pod-1"), 1).await.unwrap();
         assert_eq!(setup.interfaces[0].addresses, ["10.231.0.2/32"]);
         let routes: Vec<&str> = setup.routes.iter().map(|route| route.destination.as_str()).collect();
         assert_eq!(routes[0], "10.231.0.1/32");
@@ -266,7 +267,7 @@ fn pods_are_set_up_side_by_side() {
             .into_iter()
             .map(|request| {
                 let network = network.clone();
-                local.spawn_local(async move { network.setup(&request).await.unwrap() })
+                local.spawn_local(async move { network.setup(&request, 1).await.unwrap() })
             })
             .collect();
         let mut ips = BTreeSet::new();

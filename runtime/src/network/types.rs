@@ -91,8 +91,8 @@ pub struct GuestInterface {
     /// CIDR. A prefix of full length where the host has no route to the rest of the network, so that the
     /// guest makes none either.
     pub addresses: Vec<String>,
-    /// The interface's other end: a tap with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`, non-blocking.
-    pub tap: OwnedFd,
+    /// The interface's other end: the queues of a tap with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`, non-blocking.
+    pub taps: Vec<OwnedFd>,
 }
 
 /// A route of the guest.

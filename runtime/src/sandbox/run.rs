@@ -147,7 +147,8 @@ impl Node {
         let mut dns = Dns::default();
         if let Some(network) = &self.network {
             let request = network_request(&pod.id, &metadata, &config)?;
-            let setup = step("network", async { Ok(network.setup(&request).await?) }).await?;
+            let setup =
+                step("network", async { Ok(network.setup(&request, defaults.net_queues).await?) }).await?;
             ips = setup.ips.iter().map(ToString::to_string).collect();
             dns = setup.dns;
             for interface in setup.interfaces {
@@ -158,7 +159,12 @@ impl Node {
                     addresses: interface.addresses,
                 });
                 let mtu = u16::try_from(interface.mtu).unwrap_or(u16::MAX);
-                nets.push(VmNet { tap: Some(interface.tap), mac: interface.mac, mtu });
+                nets.push(VmNet {
+                    taps: interface.taps,
+                    queues: defaults.net_queues,
+                    mac: interface.mac,
+                    mtu,
+                });
             }
             configure.routes = setup
                 .routes

@@ -53,6 +53,7 @@ impl Node {
             hotplug_mib: room.hotplug(size).limit_mib,
             block_slots: defaults.block_slots,
             nets: nets.len(),
+            net_queues: defaults.net_queues,
         };
         let trace = Trace::begin();
         if let Some(template) = self.templates.find(&class, defaults) {

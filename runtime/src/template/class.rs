@@ -33,20 +33,24 @@ pub struct Class {
     pub block_slots: u8,
     /// Number of interfaces.
     pub nets: usize,
+    /// Pairs of queues of each.
+    pub net_queues: u8,
 }
 
 impl Class {
     /// The name of its directory.
     pub fn name(&self) -> String {
-        let Self { trust: Trust { handler, namespace }, max_vcpus, boot_mib, hotplug_mib, block_slots, nets } =
-            self;
+        let Self { trust: Trust { handler, namespace }, max_vcpus, boot_mib, hotplug_mib, .. } = self;
+        let Self { block_slots, nets, net_queues, .. } = self;
         // Nothing that a pod names can be made another's, or lead out of the directory.
         let trust = match namespace {
             None => format!("h{handler}"),
             Some(namespace) => format!("n{}:{handler}{namespace}", handler.len()),
         };
         let trust = &hex(Sha256::digest(trust))[..16];
-        format!("{boot_mib}+{hotplug_mib}MiB-{max_vcpus}cpus-{block_slots}slots-{nets}nets-{trust}")
+        format!(
+            "{boot_mib}+{hotplug_mib}MiB-{max_vcpus}cpus-{block_slots}slots-{nets}x{net_queues}nets-{trust}"
+        )
     }
 }
 
@@ -96,6 +100,7 @@ mod tests {
             hotplug_mib: 1024,
             block_slots: 12,
             nets: 1,
+            net_queues: 1,
         }
     }
 
@@ -118,11 +123,12 @@ mod tests {
             Class { hotplug_mib: 128, ..class() },
             Class { block_slots: 2, ..class() },
             Class { nets: 0, ..class() },
+            Class { net_queues: 2, ..class() },
         ]
         .iter()
         .map(Class::name)
         .collect();
-        assert_eq!(names.len(), 11);
+        assert_eq!(names.len(), 12);
         assert!(names.iter().all(|name| !name.contains(['/', '\0'])));
     }
 

@@ -101,7 +101,12 @@ impl Templates {
         }
         // No clone keeps these: it is given its own.
         let nets: Vec<VmNet> = (0..class.nets)
-            .map(|index| VmNet { tap: None, mac: format!("02:00:00:00:00:{:02x}", index as u8), mtu: MTU })
+            .map(|index| VmNet {
+                taps: Vec::new(),
+                queues: class.net_queues,
+                mac: format!("02:00:00:00:00:{:02x}", index as u8),
+                mtu: MTU,
+            })
             .collect();
         let spec = VmSpec {
             id,

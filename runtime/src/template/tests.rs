@@ -2,7 +2,7 @@ use super::*;
 
 fn class(boot_mib: u32) -> Class {
     let trust = Trust { handler: "husk".into(), namespace: None };
-    Class { trust, max_vcpus: 1, boot_mib, hotplug_mib: 128, block_slots: 2, nets: 0 }
+    Class { trust, max_vcpus: 1, boot_mib, hotplug_mib: 128, block_slots: 2, nets: 0, net_queues: 1 }
 }
 
 /// Templates in a directory of their own, for guest files that are there.

@@ -66,7 +66,9 @@ pub struct VmSpec<'a> {
 /// An interface.
 pub struct VmNet {
     /// On the host's side; none if it carries nothing.
-    pub tap: Option<OwnedFd>,
+    pub taps: Vec<OwnedFd>,
+    /// Pairs of queues.
+    pub queues: u8,
     /// "02:42:ac:11:00:02"
     pub mac: String,
     /// Bytes.
@@ -106,10 +108,11 @@ impl Vm {
         let host_fd = Some(inherit(host));
         let network_fd = spec.network.map(&mut inherit);
         let mut nets = Vec::new();
-        for VmNet { tap, mac, mtu } in spec.nets {
-            let tap = tap.as_ref().map(OwnedFd::try_clone).transpose();
-            let tap = tap.map_err(|e| Error::io("copy a tap's descriptor for", spec.dir, e))?;
-            nets.push(NetConfig { tap_fd: tap.map(&mut inherit), mac: mac.clone(), mtu: *mtu });
+        for VmNet { taps, queues, mac, mtu } in spec.nets {
+            let taps: std::io::Result<Vec<OwnedFd>> = taps.iter().map(OwnedFd::try_clone).collect();
+            let taps = taps.map_err(|e| Error::io("copy a tap's descriptors for", spec.dir, e))?;
+            let tap_fds = taps.into_iter().map(&mut inherit).collect();
+            nets.push(NetConfig { tap_fds, queues: *queues, mac: mac.clone(), mtu: *mtu });
         }
         // A clone has said it in its template.
         let ready = spec.restore.is_none().then_some(ready);

@@ -147,14 +147,20 @@ pub struct HotplugConfig {
 /// Pluggable memory comes in pieces that Linux can add, MiB.
 pub const HOTPLUG_SLOT_MIB: u32 = 128;
 
+/// The most pairs of queues of an interface.
+pub const MAX_NET_QUEUES: u8 = 4;
+
 /// One virtio-net device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetConfig {
-    /// An inherited descriptor of a tap, opened with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`. An interface without one
-    /// carries nothing: it is for a VM that is saved and cloned.
+    /// Inherited descriptors of a tap, one for each pair of queues, opened with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`, and
+    /// with `IFF_MULTI_QUEUE` where there are several. An interface without any carries nothing: it is for a VM that is
+    /// saved and cloned.
     #[serde(default)]
-    pub tap_fd: Option<i32>,
+    pub tap_fds: Vec<i32>,
+    /// Pairs of queues, 1 to [`MAX_NET_QUEUES`]. Each beyond the first has a thread of its own.
+    pub queues: u8,
     /// "02:42:ac:11:00:02"
     pub mac: String,
     /// Bytes; offered to the guest as `VIRTIO_NET_F_MTU`.

@@ -61,7 +61,7 @@ pub mod fuzzing {
     pub use crate::devices::block::{Block, Medium, Pool, Slot};
     pub use crate::devices::fs::{Fs, Share};
     pub use crate::devices::mem::{Mem, Plug};
-    pub use crate::devices::net::{Limits as NetLimits, Net};
+    pub use crate::devices::net::{Lane, Limits as NetLimits, Net};
     pub use crate::devices::rng::Rng;
     pub use crate::devices::vsock::{Vsock, listen};
     pub use crate::memory::{Memory, Ram, Region};

@@ -104,7 +104,7 @@ impl Boots {
             block_slots: 12,
             late_slots: (!savable).then(|| LATE_SLOT_ID.to_owned()),
             fs_tag: Some(VOLUME_TAG.to_owned()),
-            nets: vec![NetConfig { tap_fd: None, mac: MAC.to_owned(), mtu: u16::MAX }],
+            nets: vec![NetConfig { tap_fds: Vec::new(), queues: 1, mac: MAC.to_owned(), mtu: u16::MAX }],
             ..config
         }
     }

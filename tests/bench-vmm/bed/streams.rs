@@ -69,7 +69,12 @@ impl Streams {
         let tap = tap();
         let config = Vmm::config(&self.dir, MEMORY, &self.kernel, &self.initramfs);
         let config = VmConfig {
-            nets: vec![NetConfig { tap_fd: Some(tap.as_raw_fd()), mac: MAC.to_owned(), mtu: 1500 }],
+            nets: vec![NetConfig {
+                tap_fds: vec![tap.as_raw_fd()],
+                queues: 1,
+                mac: MAC.to_owned(),
+                mtu: 1500,
+            }],
             cmdline: format!("{MIB_VARIABLE}={MIB}"),
             ..config
         };

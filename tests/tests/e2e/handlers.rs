@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use husk_tests::{Bed, Pod, expect_code, pod, sh, step};
+use husk_tests::{Bed, Pod, container, entries, expect_code, pod, sh, step, wait_for};
 use tonic::{Code, Status};
 
 /// A line of /proc/meminfo.
@@ -81,5 +81,44 @@ pub async fn tuned(bed: Arc<Bed>) {
         begun.elapsed()
     );
     slow.remove().await;
+    bed.daemon.restart_with("", "").await;
+}
+
+/// A handler's pods have several queues to the network: as many are used as they have CPUs.
+pub async fn network_queues(bed: Arc<Bed>) {
+    bed.daemon.restart_with("templates = false\n", "").await;
+    bed.daemon.restart_with("", "[handlers.nfv]\nnet_queues = 2\n").await;
+    let with_cpus = async |cpus: i64| {
+        let mut config = bed.with_logs(pod("nfv"));
+        let resources = config.linux.get_or_insert_default().resources.get_or_insert_default();
+        (resources.cpu_period, resources.cpu_quota) = (100_000, cpus * 100_000);
+        Pod::try_run(&bed.client, "nfv", config).await.expect("RunPodSandbox")
+    };
+    const QUEUES: &str = "echo $(ls /sys/class/net/eth0/queues)";
+    let booted = with_cpus(2).await;
+    assert!(!booted.is_clone().await);
+    let line = "mkdir /srv; dd if=/dev/urandom of=/srv/data bs=64k count=10 2>/dev/null; md5sum </srv/data
+                exec httpd -f -p 7000 -h /srv";
+    let server = booted.start(container("server", line)).await;
+    server.wait_log("-\n").await;
+    assert_eq!(server.exec(QUEUES).await, "rx-0 rx-1 tx-0 tx-1\n");
+    wait_for("a template", Duration::from_secs(120), || async {
+        let builds = bed.daemon.templates();
+        let all = builds.iter().filter(|dir| dir.is_dir()).flat_map(|dir| entries(dir));
+        all.into_iter().any(|dir| dir.extension().is_none()).then_some(())
+    })
+    .await;
+    for (cpus, queues) in [(1, "rx-0 tx-0\n"), (2, "rx-0 rx-1 tx-0 tx-1\n")] {
+        step(format!("a clone with {cpus} CPU(s)"));
+        let clone = with_cpus(cpus).await;
+        assert!(clone.is_clone().await, "{}", bed.daemon.log_tail());
+        let get = format!("wget -qO- http://{}:7000/data | md5sum >/$n &", booted.ip().await);
+        let line = format!("{QUEUES}; for n in 1 2 3 4 5 6; do {get} done; wait; cat /[1-6]");
+        let (seen, status) = clone.complete(container("client", &line)).await;
+        assert_eq!((status.exit_code, seen.text()), (0, format!("{queues}{}", server.text().repeat(6))));
+        clone.remove().await;
+    }
+    bed.clear().await;
+    bed.daemon.restart_with("templates = false\n", "").await;
     bed.daemon.restart_with("", "").await;
 }

@@ -166,7 +166,7 @@ fn main() -> ExitCode {
         [faults] read_only: store;
         [faults] registry: that_misbehaves;
         [faults] upgrade: other_build_takes_over;
-        handlers: tuned;
+        handlers: tuned, network_queues;
         [faults] hostile_agent: harms_nobody;
         [faults] host: damaged_store, full_disk, full_log_disk, caller_goes_away, clock_jumps;
         templates: clones_differ, clone_of_own_size, small_sizes, who_shares;

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::OnceLock;
 
 use husk_vmm::config::{NetConfig, Rate, RateLimit};
-use husk_vmm::fuzzing::{Limiter, Net, NetLimits, Ticket};
+use husk_vmm::fuzzing::{Lane, Limiter, Net, NetLimits, Ticket};
 use husk_vmm_fuzz::{Step, World};
 
 /// A tap of this process; who fuzzes must be root.
@@ -31,13 +31,17 @@ fn limit(operations: u8) -> Ticket {
     Ticket::new(Limiter::new(limit).as_ref()).expect("a ticket")
 }
 
-libfuzzer_sys::fuzz_target!(|input: (u8, u8, Vec<Step>)| {
-    let (rx, tx, steps) = input;
+libfuzzer_sys::fuzz_target!(|input: (u8, u8, bool, Vec<Step>)| {
+    let (rx, tx, several, steps) = input;
     let mut world = World::new();
     let tap_fd = tap().try_clone().expect("a descriptor").into_raw_fd();
-    let config = NetConfig { tap_fd: Some(tap_fd), mac: "02:00:00:00:00:01".into(), mtu: 1500 };
+    let queues = if several { 2 } else { 1 };
+    let config = NetConfig { tap_fds: vec![tap_fd], queues, mac: "02:00:00:00:00:01".into(), mtu: 1500 };
     let limits = NetLimits { rx: limit(rx), tx: limit(tx) };
-    let device = Net::new(0, &config, limits, Default::default()).expect("a device");
-    world.plug(Net::identity([2, 0, 0, 0, 0, 1], 1500), Box::new(device), World::interrupt());
+    // The second pair has no queue of the tap.
+    let lane = || Lane { limits: NetLimits { rx: limit(rx), tx: limit(tx) }, worker: world.second.clone() };
+    let lanes = (1..queues).map(|_| lane()).collect();
+    let device = Net::new(0, &config, limits, lanes, Default::default()).expect("a device");
+    world.plug(Net::identity([2, 0, 0, 0, 0, 1], 1500, queues), Box::new(device), World::interrupt());
     world.play(&steps, |_, _, _| {});
 });

@@ -21,7 +21,9 @@ const RINGS: u64 = 0x3000;
 const AVAILABLE: u64 = 0x1000;
 const USED: u64 = 0x2000;
 /// Where data begins.
-const DATA: u64 = 4 * RINGS;
+const DATA: u64 = QUEUES * RINGS;
+/// The most queues that it sets up.
+const QUEUES: u64 = 5;
 
 /// What the driver does.
 #[derive(Arbitrary, Debug)]
@@ -59,9 +61,11 @@ pub struct World {
     pub memory: Memory,
     /// The thread that devices live in.
     pub worker: WorkerHandle,
+    /// Another thread, for parts of devices.
+    pub second: WorkerHandle,
     exit: ExitCell,
     transport: Option<MmioTransport>,
-    offered: [u16; 4],
+    offered: [u16; QUEUES as usize],
 }
 
 impl World {
@@ -74,16 +78,17 @@ impl World {
 
     /// Without a device yet; the memory begins at 0 and has [`MEMORY`] bytes or more.
     pub fn with(memory: Memory) -> World {
-        // One for all: such a thread ends with its process.
-        static THREAD: OnceLock<(WorkerHandle, ExitCell)> = OnceLock::new();
-        let (worker, exit) = THREAD.get_or_init(|| {
+        // Two for all: such a thread ends with its process.
+        static THREADS: OnceLock<([WorkerHandle; 2], ExitCell)> = OnceLock::new();
+        let (workers, exit) = THREADS.get_or_init(|| {
             let exit = ExitCell::default();
             // Confined to almost nothing: what is on the devices' own lists is for tests of whole VMs.
             let filter = husk_jail::seccomp::deny(&[libc::SYS_ptrace]).expect("a filter");
-            (Worker::start("fuzz", &filter, exit.clone()).expect("a thread").handle(), exit)
+            let start = |name| Worker::start(name, &filter, exit.clone()).expect("a thread").handle();
+            (["fuzz", "second"].map(start), exit)
         });
-        let (worker, exit) = (worker.clone(), exit.clone());
-        World { memory, worker, exit, transport: None, offered: [0; 4] }
+        let ([worker, second], exit) = (workers.clone(), exit.clone());
+        World { memory, worker, second, exit, transport: None, offered: [0; QUEUES as usize] }
     }
 
     /// An interrupt that nobody takes.
@@ -107,6 +112,7 @@ impl World {
                 self.step(step);
             }
             self.worker.barrier().expect("the device's thread lives");
+            self.second.barrier().expect("the second thread lives");
             assert!(!self.exit.is_set(), "the device has ended the VM");
         }
         // A reset at the end: what is in flight ends with it.
@@ -139,10 +145,10 @@ impl World {
             Step::SetUp { features, size } => self.set_up(*features, *size),
             Step::Offer { queue, first, parts, request, indirect } => {
                 self.put(DATA, request);
-                self.offer(usize::from(queue % 4), u16::from(*first), parts, *indirect);
+                self.offer(usize::from(queue % QUEUES as u8), u16::from(*first), parts, *indirect);
             }
             Step::OfferHead { queue, head, skip } => {
-                self.make_available(usize::from(queue % 4), *head, u16::from(*skip));
+                self.make_available(usize::from(queue % QUEUES as u8), *head, u16::from(*skip));
             }
             Step::Kick { queue } => self.kick(usize::from(*queue)),
             Step::Host { .. } => {}
@@ -161,12 +167,12 @@ impl World {
     }
 
     fn set_up(&mut self, features: u64, size: u8) {
-        self.offered = [0; 4];
+        self.offered = [0; QUEUES as usize];
         self.put(0, &vec![0; DATA as usize]);
         self.register(0x70, 0);
         self.register(0x70, 1 | 2);
         for half in 0..2 {
-            let mut offered = [0; 4];
+            let mut offered = [0; QUEUES as usize];
             self.register(0x14, half);
             if let Some(transport) = &mut self.transport {
                 transport.read(0x10, &mut offered);
@@ -177,7 +183,7 @@ impl World {
             self.register(0x20, taken);
         }
         self.register(0x70, 1 | 2 | 8);
-        for queue in 0..4_u32 {
+        for queue in 0..QUEUES as u32 {
             // Now and then a driver that leaves some of them.
             if features >> 61 == 7 && features >> (56 + queue) & 1 == 1 {
                 continue;

@@ -144,7 +144,8 @@ pub struct Statistics {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DeviceStatistics {
-    /// "block0", after the slot, or "net0", after the interface's place in the configuration.
+    /// "block0", after the slot, or "net0", after the interface's place in the configuration; its second pair
+    /// of queues is "net0.1".
     pub name: String,
     /// Read requests that were done, or frames that the guest received.
     pub reads: u64,

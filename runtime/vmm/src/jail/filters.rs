@@ -58,6 +58,8 @@ pub struct Filters {
     pub vcpu: Filter,
     /// Devices that never wait: vsock, network, random numbers.
     pub io: Filter,
+    /// Queues of network interfaces beyond the first pair.
+    pub net: Filter,
     /// Volumes: between the guest's memory and that of their server.
     pub fs: Filter,
     /// Disks, as far as they need no waiting.
@@ -81,6 +83,7 @@ impl Filters {
             signals: every().allow(&[libc::SYS_rt_sigtimedwait]).compile()?,
             vcpu: vcpu().compile()?,
             io: io().compile()?,
+            net: net().compile()?,
             fs: every().allow(LOOP).compile()?,
             block: block().compile()?,
             pool: pool().compile()?,
@@ -112,6 +115,7 @@ fn vcpu() -> AllowList {
         kvm(_IOC_NONE, 0x80, 0),                     // KVM_RUN
         kvm(_IOC_READ, 0x81, size_of::<kvm_regs>()), // KVM_GET_REGS, to tell where a guest failed
         libc::TUNSETOFFLOAD as u32,
+        libc::TUNSETQUEUE as u32,
     ]
     .into_iter()
     .fold(list, ioctl)
@@ -130,7 +134,12 @@ fn io() -> AllowList {
     let list = every().allow(LOOP).allow(LIMITS).allow(&sockets);
     // The guest's connections to the host.
     let list = list.allow_with(libc::SYS_socketpair, &[(0, Argument::Is(libc::AF_UNIX as u32))]);
-    ioctl(list, libc::FIONBIO as u32)
+    // What the driver wants of an interface's queues.
+    [libc::FIONBIO as u32, libc::TUNSETQUEUE as u32].into_iter().fold(list, ioctl)
+}
+
+fn net() -> AllowList {
+    every().allow(LOOP).allow(LIMITS).allow(&[libc::SYS_readv, libc::SYS_writev])
 }
 
 fn block() -> AllowList {

@@ -68,10 +68,16 @@ pub fn begin(config: &VmConfig) -> Result<(), ConfinementError> {
         }
         _ => {}
     }
-    let taps = config.nets.iter().filter_map(|net| net.tap_fd);
+    let taps = config.nets.iter().flat_map(|net| net.tap_fds.iter().copied());
     let network = config.jail.iter().filter_map(|jail| jail.network_fd);
     let kept: Vec<_> = taps.chain(network).chain(config.vsock.host_fd).collect();
     Ok(descriptors::close_all_but(&kept)?)
+}
+
+/// The most threads.
+fn threads(config: &VmConfig) -> u64 {
+    let nets: u64 = config.nets.iter().map(|net| u64::from(net.queues)).sum();
+    u64::from(config.max_vcpus) + nets + MAX_OTHER_THREADS
 }
 
 /// Gives up everything but system calls, for good. To be called by the process's only thread; nothing can be opened by
@@ -88,7 +94,7 @@ pub fn enter(config: &VmConfig) -> Result<(), ConfinementError> {
     }
     for (resource, most) in [
         (Resource::Nofile, MAX_FILES),
-        (Resource::Nproc, u64::from(config.max_vcpus) + MAX_OTHER_THREADS),
+        (Resource::Nproc, threads(config)),
         (Resource::Core, 0),
         (Resource::Memlock, 0),
         (Resource::Msgqueue, 0),

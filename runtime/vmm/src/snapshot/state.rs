@@ -80,7 +80,8 @@ pub struct Shape {
     hotplug_limit_mib: Option<u32>,
     block_slots: u8,
     fs_tag: Option<String>,
-    nets: usize,
+    /// Pairs of queues of each interface.
+    nets: Vec<u8>,
 }
 
 impl Shape {
@@ -92,7 +93,7 @@ impl Shape {
             hotplug_limit_mib: config.hotplug.as_ref().map(|hotplug| hotplug.limit_mib),
             block_slots: config.block_slots,
             fs_tag: config.fs_tag.clone(),
-            nets: config.nets.len(),
+            nets: config.nets.iter().map(|net| net.queues).collect(),
         }
     }
 
@@ -126,7 +127,7 @@ impl Shape {
             return differs("fs_tag", fs_tag, &own.fs_tag);
         }
         if *nets != own.nets {
-            return differs("a number of nets of", nets, &own.nets);
+            return differs("nets with numbers of queues of", nets, &own.nets);
         }
         Ok(())
     }

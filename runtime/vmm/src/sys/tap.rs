@@ -49,3 +49,15 @@ pub fn set_offloads(tap: BorrowedFd<'_>, flags: u32) -> io::Result<()> {
     check(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETOFFLOAD as _, libc::c_ulong::from(flags)) })
         .map(drop)
 }
+
+/// `TUNSETQUEUE`: whether frames for the guest may come by this queue of a tap that has several. To be said when it changes.
+///
+/// # Errors
+/// What the system says.
+pub fn use_tap_queue(queue: BorrowedFd<'_>, used: bool) -> io::Result<()> {
+    let flags = if used { libc::IFF_ATTACH_QUEUE } else { libc::IFF_DETACH_QUEUE };
+    let ifr_ifru = libc::__c_anonymous_ifr_ifru { ifru_flags: flags as i16 };
+    let request = libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru };
+    // SAFETY: the request reads the flags of one ifreq, which lives until the call returns.
+    check(unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETQUEUE as _, &request) }).map(drop)
+}

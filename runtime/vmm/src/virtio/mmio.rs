@@ -286,7 +286,7 @@ impl MmioTransport {
         };
         // What an earlier driver left behind must not wake the device.
         self.kicks.iter().for_each(|kick| drop(kick.read()));
-        match self.start(device, false) {
+        match self.start(device, None) {
             Ok(id) => {
                 self.place = Place::Active(id);
                 self.interrupt.add_status(status::DRIVER_OK);
@@ -305,7 +305,7 @@ impl MmioTransport {
     fn start(
         &mut self,
         mut device: BoxedDevice,
-        restored: bool,
+        restored: Option<u16>,
     ) -> Result<SubscriberId, Box<dyn std::error::Error + Send + Sync>> {
         let mut queues = Vec::new();
         for (queue, kick) in self.queues.iter_mut().zip(&self.kicks) {

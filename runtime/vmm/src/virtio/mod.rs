@@ -54,6 +54,11 @@ pub trait Device: MutEventSubscriber + Send {
     /// # Errors
     /// [`Busy`] when the device has something that a snapshot cannot hold.
     fn save(&mut self) -> Result<Vec<QueueState>, Busy>;
+
+    /// What a snapshot has to hold beside, for [`Activation::restored`].
+    fn own_state(&self) -> u16 {
+        0
+    }
 }
 
 /// What of a device no snapshot can hold, for a person.
@@ -86,8 +91,9 @@ pub struct Activation {
     pub queues: Vec<VirtQueue>,
     /// To the driver.
     pub interrupt: Interrupt,
-    /// The driver has set all up in the VM that this one is a clone of.
-    pub restored: bool,
+    /// The driver has set all up in the VM that this one is a clone of: [`Device::own_state`] of that one's device, which
+    /// is not to be trusted.
+    pub restored: Option<u16>,
 }
 
 impl Activation {
@@ -102,7 +108,7 @@ impl Activation {
 
     /// Where the queues are.
     pub fn queue_states(&self) -> Vec<QueueState> {
-        self.queues.iter().map(|queue| queue.queue.state()).collect()
+        self.queues.iter().map(VirtQueue::state).collect()
     }
 
     /// The driver broke the rules: the device hears no more kicks, and says that it needs a reset.
@@ -201,6 +207,11 @@ impl VirtQueue {
     /// [`QueueError::Queue`].
     pub fn listen(&mut self) -> Result<bool, QueueError> {
         Ok(self.queue.enable_notification(&*self.memory.memory())?)
+    }
+
+    /// Where it is.
+    pub fn state(&self) -> QueueState {
+        self.queue.state()
     }
 
     /// Whether the driver has set it up.

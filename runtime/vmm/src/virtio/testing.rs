@@ -100,5 +100,5 @@ pub fn activation_by(drivers: &[Driver], memory: &Memory, features: u64) -> Acti
             VirtQueue::for_test(queue, memory.clone(), interrupt.clone())
         })
         .collect();
-    Activation { features, queues, interrupt, restored: false }
+    Activation { features, queues, interrupt, restored: None }
 }

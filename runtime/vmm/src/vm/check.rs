@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{HOTPLUG_SLOT_MIB, Limits, Rate, VmConfig};
+use crate::config::{HOTPLUG_SLOT_MIB, Limits, MAX_NET_QUEUES, Rate, VmConfig};
 use crate::devices::fs;
 use crate::devices::net::parse_mac;
 use crate::layout;
@@ -126,6 +126,13 @@ fn check(config: &VmConfig) -> Result<(), ConfigError> {
             let wanted = "a unicast address such as \"02:42:ac:11:00:02\"";
             return value(format!("nets[{index}].mac"), format!("{:?}", net.mac), wanted);
         }
+        if !(1..=MAX_NET_QUEUES).contains(&net.queues) {
+            return value(format!("nets[{index}].queues"), net.queues, format!("1 to {MAX_NET_QUEUES}"));
+        }
+        if ![0, usize::from(net.queues)].contains(&net.tap_fds.len()) {
+            let wanted = format!("{} descriptors, one for each of the queues, or none", net.queues);
+            return value(format!("nets[{index}].tap_fds"), format!("{:?}", net.tap_fds), wanted);
+        }
         if net.mtu < MIN_MTU {
             return value(format!("nets[{index}].mtu"), net.mtu, format!("at least {MIN_MTU}"));
         }
@@ -169,8 +176,10 @@ fn check_limits(limits: &Limits) -> Result<(), ConfigError> {
 
 /// Each is taken once, and those below 3 are standard input, output and error.
 fn check_descriptors(config: &VmConfig) -> Result<(), ConfigError> {
-    let taps = config.nets.iter().enumerate();
-    let taps = taps.filter_map(|(n, net)| Some((format!("nets[{n}].tap_fd"), net.tap_fd?)));
+    let taps = config.nets.iter().enumerate().flat_map(|(n, net)| {
+        let fds = net.tap_fds.iter().enumerate();
+        fds.map(move |(queue, fd)| (format!("nets[{n}].tap_fds[{queue}]"), *fd))
+    });
     let network = config.jail.iter().filter_map(|jail| Some(("jail.network_fd".into(), jail.network_fd?)));
     let host = config.vsock.host_fd.map(|fd| ("vsock.host_fd".into(), fd));
     let mut seen = Vec::new();
@@ -193,7 +202,7 @@ mod tests {
             "id": "pod", "jail": {"uid": 5000, "gid": 5000, "network_fd": 4}, "vcpus": 2, "max_vcpus": 4, "memory_mib": 128,
             "hotplug": {"limit_mib": 256, "requested_mib": 100}, "kernel": "/k", "initramfs": "/i", "cmdline": "",
             "console_log": "/c", "console_log_limit": 65536, "block_slots": 4, "late_slots": "HUSK0001",
-            "nets": [{"tap_fd": 3, "mac": "02:42:ac:11:00:02", "mtu": 1500}],
+            "nets": [{"tap_fds": [3], "queues": 1, "mac": "02:42:ac:11:00:02", "mtu": 1500}],
             "vsock": {"cid": 3, "socket": "/v", "host_fd": 5}, "control_socket": "/s", "fs_tag": "husk",
             "limits": {"block": {"bytes": {"per_second": 1 << 20, "burst": 1}}}
         })
@@ -232,8 +241,12 @@ mod tests {
             ("/fs_tag", json!("t".repeat(37)), "1 to 36 bytes"),
             ("/nets/0/mac", json!("nonsense"), "nets[0].mac is \"nonsense\""),
             ("/nets/0/mtu", json!(10), "nets[0].mtu is 10"),
-            ("/nets/0/tap_fd", json!(-1), "nets[0].tap_fd is -1"),
-            ("/nets/0/tap_fd", json!(2), "nets[0].tap_fd is 2"),
+            ("/nets/0/queues", json!(0), "nets[0].queues is 0"),
+            ("/nets/0/queues", json!(5), "nets[0].queues is 5: 1 to 4"),
+            ("/nets/0/queues", json!(2), "nets[0].tap_fds is [3]"),
+            ("/nets/0/tap_fds", json!([3, 5]), "nets[0].tap_fds is [3, 5]"),
+            ("/nets/0/tap_fds", json!([-1]), "nets[0].tap_fds[0] is -1"),
+            ("/nets/0/tap_fds", json!([2]), "nets[0].tap_fds[0] is 2"),
             ("/jail/uid", json!(0), "jail.uid is 0"),
             ("/jail/gid", json!(u32::MAX), "jail.gid is 4294967295"),
             ("/jail/network_fd", json!(3), "jail.network_fd is 3"),

@@ -15,7 +15,7 @@ use crate::devices::balloon::Balloon;
 use crate::devices::block::{Block, Pool, Slot};
 use crate::devices::fs::{Fs, Share};
 use crate::devices::mem::{Mem, Plug};
-use crate::devices::net::{Limits, Net, TapError, parse_mac};
+use crate::devices::net::{Lane, Limits, Net, TapError, parse_mac};
 use crate::devices::rng::Rng;
 use crate::devices::vsock::Vsock;
 use crate::jail::Filters;
@@ -142,11 +142,17 @@ pub fn build(
     let [block, rx, tx] = [config.limits.block, config.limits.net_rx, config.limits.net_tx].map(Limiter::new);
     for (index, net) in config.nets.iter().enumerate() {
         let interrupt = builder.interrupt()?;
-        let limits = Limits { rx: Ticket::new(rx.as_ref())?, tx: Ticket::new(tx.as_ref())? };
-        let device = Net::new(index, net, limits, counters.clone())?;
+        let limits =
+            || Ok::<_, io::Error>(Limits { rx: Ticket::new(rx.as_ref())?, tx: Ticket::new(tx.as_ref())? });
+        let mut lanes = Vec::new();
+        for pair in 1..net.queues {
+            let worker = Worker::start(&format!("net{index}.{pair}"), &filters.net, exit.clone())?.handle();
+            lanes.push(Lane { limits: limits()?, worker });
+        }
+        let device = Net::new(index, net, limits()?, lanes, counters.clone())?;
         // The address was checked with the configuration.
         let mac = parse_mac(&net.mac).unwrap_or_default();
-        builder.add(Net::identity(mac, net.mtu), Box::new(device), &io, interrupt)?;
+        builder.add(Net::identity(mac, net.mtu, net.queues), Box::new(device), &io, interrupt)?;
     }
 
     let share = Share::new()?;

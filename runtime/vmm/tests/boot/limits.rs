@@ -56,7 +56,12 @@ fn disk() {
 
 fn interface() {
     let tap = tap("husk-test1");
-    let net = NetConfig { tap_fd: Some(tap.as_raw_fd()), mac: "02:42:0a:63:00:02".to_owned(), mtu: 1400 };
+    let net = NetConfig {
+        tap_fds: vec![tap.as_raw_fd()],
+        queues: 1,
+        mac: "02:42:0a:63:00:02".to_owned(),
+        mtu: 1400,
+    };
     let machine = Machine::boot_changed(|config| {
         config.nets = vec![net];
         config.limits.net_rx = bytes(2 * MIB, 64 << 10);

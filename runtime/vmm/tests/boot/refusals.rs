@@ -25,9 +25,9 @@ fn says_why() {
     refused("console_log", |config, _| config.console_log = "/nowhere/console.log".into());
     refused("vsock.host_fd", |config, _| config.vsock.host_fd = Some(77));
     refused("jail.network_fd", |config, _| config.jail.as_mut().unwrap().network_fd = Some(77));
-    refused("nets[].tap_fd", |config, _| {
+    refused("nets[].tap_fds", |config, _| {
         let mac = "02:00:00:00:00:01".to_owned();
-        config.nets.push(husk_vmm::config::NetConfig { tap_fd: Some(77), mac, mtu: 1500 });
+        config.nets.push(husk_vmm::config::NetConfig { tap_fds: vec![77], queues: 1, mac, mtu: 1500 });
     });
 }
 

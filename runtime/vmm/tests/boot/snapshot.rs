@@ -18,11 +18,13 @@ use tempfile::TempDir;
 use crate::Test;
 use crate::guest::{CONNECT_PORT, ECHO_PORT, SHELL_PORT};
 use crate::machine::{Machine, wait_for};
+use crate::network;
 
 pub const TESTS: &[Test] = &[
     ("a saved guest goes on", saved_goes_on),
     ("a clone goes on where its template stood, with all its devices", clone_works),
     ("a clone of two CPUs at work", clone_of_two),
+    ("a clone with two pairs of queues in use", clone_with_queues),
     ("twenty clones live at once and share what they do not change", twenty_clones),
     ("what a snapshot cannot hold is refused", busy_is_refused),
     ("a damaged or foreign snapshot is refused", foreign_is_refused),
@@ -75,7 +77,8 @@ fn shape(config: &mut VmConfig) {
     config.vcpus = 1;
     config.memory_mib = 128;
     config.hotplug = Some(HotplugConfig { limit_mib: 1024, requested_mib: 0 });
-    config.nets = vec![NetConfig { tap_fd: None, mac: "02:42:0a:63:00:02".to_owned(), mtu: 65535 }];
+    config.nets =
+        vec![NetConfig { tap_fds: Vec::new(), queues: 1, mac: "02:42:0a:63:00:02".to_owned(), mtu: 65535 }];
 }
 
 /// Boots, leaves a mark, and saves.
@@ -122,6 +125,24 @@ fn echo(machine: &Machine, bytes: usize) {
 
 fn uptime(machine: &Machine) -> f64 {
     machine.output("busybox cut -d' ' -f1 /proc/uptime").parse().unwrap()
+}
+
+/// The driver has told the template's device how many pairs it uses, and does not tell the clone's.
+fn clone_with_queues() {
+    let shape = |config: &mut VmConfig| {
+        shape(config);
+        config.vcpus = 2;
+        config.nets = vec![network::two_queues(&[])];
+    };
+    let template = Template::of(&Machine::boot_changed(shape));
+    let taps = network::taps("husk-test0", 2);
+    let mut machine = Machine::clone_of(template.restore(), |config| {
+        shape(config);
+        config.nets = vec![network::two_queues(&taps)];
+    });
+    drop(taps);
+    answers(&mut machine);
+    network::over_two_pairs(&machine);
 }
 
 fn saved_goes_on() {

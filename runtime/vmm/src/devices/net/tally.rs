@@ -4,16 +4,19 @@ use std::sync::Arc;
 
 use crate::statistics::{self, DeviceCounters};
 
-/// One interface's counters, and those of all together.
+/// Counters of a pair of queues, and those of all interfaces together.
 pub struct Tally {
     totals: statistics::Shared,
     own: Arc<DeviceCounters>,
 }
 
 impl Tally {
-    /// Nothing yet, of the interface with this place in the configuration.
-    pub fn new(index: usize, totals: statistics::Shared) -> Self {
-        let own = totals.device(format!("net{index}"));
+    /// Nothing yet, of a pair of queues of the interface with this place in the configuration.
+    pub fn new(index: usize, pair: usize, totals: statistics::Shared) -> Self {
+        let own = totals.device(match pair {
+            0 => format!("net{index}"),
+            _ => format!("net{index}.{pair}"),
+        });
         Self { totals, own }
     }
 

@@ -4,9 +4,10 @@ use std::os::unix::net::UnixDatagram;
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::rx::Pause;
+use super::rx::{Pause, Receiver};
 use super::*;
 use crate::memory::Memory;
+use crate::virtio::QueueError;
 use crate::virtio::testing::{Driver, activation, memory};
 
 const BUFFERS: u64 = 0x8000;
@@ -20,7 +21,7 @@ fn tap() -> (UnixDatagram, UnixDatagram) {
 
 fn tally() -> (statistics::Shared, Tally) {
     let totals = statistics::Shared::default();
-    (totals.clone(), Tally::new(0, totals))
+    (totals.clone(), Tally::new(0, 0, totals))
 }
 
 /// A frame with its header, numbered through.

@@ -110,7 +110,7 @@ impl Vsock {
 
     /// Whether the driver may be given something.
     fn open(active: &mut Active) -> Result<bool, QueueError> {
-        if std::mem::take(&mut active.activation.restored) {
+        if active.activation.restored.take().is_some() {
             Self::tell_reset(active)?;
         }
         if active.resetting

@@ -18,6 +18,7 @@ pub struct TransportState {
     device_features_select: u32,
     driver_features_select: u32,
     queue_select: u32,
+    own: u16,
     queues: Vec<SavedQueue>,
 }
 
@@ -127,15 +128,15 @@ impl MmioTransport {
         if status & !RUNNING != 0 {
             return Err(SaveError::Status(status));
         }
-        let queues = match self.place {
-            Place::Here(_) => self.queues.iter().map(Queue::state).collect(),
+        let (queues, own) = match self.place {
+            Place::Here(_) => (self.queues.iter().map(Queue::state).collect(), 0),
             Place::Active(id) => {
                 // Out of its loop it is not at work.
                 self.place = Place::Lost;
                 let mut device = self.worker.remove(id)?;
-                let saved = device.save();
+                let (saved, own) = (device.save(), device.own_state());
                 self.place = Place::Active(self.worker.add(device)?);
-                saved?
+                (saved?, own)
             }
             Place::Lost => return Err(SaveError::Lost),
         };
@@ -150,6 +151,7 @@ impl MmioTransport {
             device_features_select: self.device_features_select,
             driver_features_select: self.driver_features_select,
             queue_select: self.queue_select,
+            own,
             queues: queues.into_iter().map(SavedQueue::from).collect(),
         })
     }
@@ -173,7 +175,8 @@ impl MmioTransport {
             return Ok(());
         }
         let Place::Here(device) = std::mem::replace(&mut self.place, Place::Lost) else { return Ok(()) };
-        let started = self.start(device, true).map_err(|error| RestoreError::Start(error.to_string()))?;
+        let started =
+            self.start(device, Some(state.own)).map_err(|error| RestoreError::Start(error.to_string()))?;
         self.place = Place::Active(started);
         self.interrupt.add_status(status::DRIVER_OK);
         // The driver may have made buffers available, and the device may have used some, without the other's notice.
