@@ -18,6 +18,8 @@ mod types;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use counters::InterfaceCounters;
 pub use error::NetworkError;
@@ -29,6 +31,7 @@ use husk_failpoint::reach;
 
 use cni::{Attachment, cache};
 use facts::Facts;
+use tap::Tap;
 
 /// The name that CNI is asked to give to a pod's interface.
 const POD_INTERFACE: &str = "eth0";
@@ -36,12 +39,32 @@ const POD_INTERFACE: &str = "eth0";
 /// The most interfaces of a pod that are handed to its guest.
 const MAX_INTERFACES: usize = 16;
 
+/// A network that is being made: there is a namespace, and taps in it that are not tied to anything.
+#[derive(Debug)]
+pub struct Begun {
+    record: cache::Record,
+    taps: Vec<Tap>,
+    queues: u8,
+}
+
+impl Begun {
+    /// The queues of each interface that there will be, as far as that can be known: of so many as the last pod had.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn copy_taps(&self) -> std::io::Result<Vec<Vec<OwnedFd>>> {
+        self.taps.iter().map(|tap| tap.queues.iter().map(OwnedFd::try_clone).collect()).collect()
+    }
+}
+
 /// Makes and unmakes the networks of pods.
 #[derive(Clone, Debug)]
 pub struct PodNetwork {
     config: NetworkConfig,
     cni: cni::Cni,
     cache: cache::Cache,
+    /// How many interfaces the last pod had: so many will the next have.
+    interfaces: Arc<AtomicUsize>,
 }
 
 impl PodNetwork {
@@ -49,7 +72,7 @@ impl PodNetwork {
     pub fn new(config: NetworkConfig) -> Self {
         let cni = cni::Cni::new(config.bin_dirs.clone(), config.timeout);
         let cache = cache::Cache::new(config.cache_dir.clone());
-        Self { config, cni, cache }
+        Self { config, cni, cache, interfaces: Arc::new(AtomicUsize::new(1)) }
     }
 
     /// Whether there is a usable CNI configuration, with all the plugins that it names.
@@ -100,18 +123,15 @@ impl PodNetwork {
         netns::open(&self.netns_path(sandbox_id)).map(OwnedFd::from)
     }
 
-    /// Makes the sandbox's namespace, runs CNI ADD in it and ties a tap of `queues` queues to each of its interfaces.
+    /// Makes the sandbox's namespace, and taps of `queues` queues in it: a VM can be started beside what follows, which is
+    /// [`Self::finish`].
     ///
-    /// The taps last as long as their descriptors. When this fails, what it did is undone; when its future
+    /// The taps last as long as their descriptors. When this or that fails, what they did is undone; when a future of theirs
     /// is dropped half-way, [`Self::teardown`] undoes it.
     ///
     /// # Errors
     /// [`NetworkError::AlreadySetUp`] when the sandbox has a record; otherwise what went wrong.
-    pub async fn setup(
-        &self,
-        request: &PodNetworkRequest,
-        queues: u8,
-    ) -> Result<PodNetworkSetup, NetworkError> {
+    pub async fn begin(&self, request: &PodNetworkRequest, queues: u8) -> Result<Begun, NetworkError> {
         types::check_request(request)?;
         let list = cni::config::load_first(&self.config.conf_dir)?;
         self.cni.check_plugins(&list)?;
@@ -125,23 +145,55 @@ impl PodNetwork {
         let record = cache::Record::new(attachment, list);
         self.cache.create(&record)?;
         reach(format_args!("recorded a network that is wanted"));
-        match self.build(record, queues).await {
-            Ok(setup) => Ok(setup),
-            Err(error) => {
-                if let Err(undo) = self.teardown(&request.sandbox_id).await {
-                    tracing::warn!(sandbox = request.sandbox_id, %undo,
-                        "the network of a sandbox that failed to start is not fully undone; it is tried again on removal");
-                }
-                Err(error)
-            }
+        let path = record.attachment.netns.clone();
+        let interfaces = self.interfaces.load(Ordering::Relaxed);
+        let made = async {
+            netns::create(&path).await?;
+            reach(format_args!("made a network namespace"));
+            netns::run(&path, move |netlink| async move {
+                facts::bring_up_loopback(&netlink).await?;
+                (0..interfaces).map(|number| tap::make(number, queues)).collect()
+            })
+            .await
+        };
+        match made.await {
+            Ok(taps) => Ok(Begun { record, taps, queues }),
+            Err(error) => Err(self.undone(&request.sandbox_id, error).await),
         }
     }
 
-    async fn build(&self, mut record: cache::Record, queues: u8) -> Result<PodNetworkSetup, NetworkError> {
+    /// Runs CNI ADD in the namespace, and ties a tap to each of the interfaces: those that there are, and new ones if they are not enough.
+    ///
+    /// # Errors
+    /// What went wrong.
+    pub async fn finish(&self, begun: Begun) -> Result<PodNetworkSetup, NetworkError> {
+        let id = begun.record.attachment.container_id.clone();
+        match self.attach(begun).await {
+            Ok(setup) => Ok(setup),
+            Err(error) => Err(self.undone(&id, error).await),
+        }
+    }
+
+    /// Both at once.
+    ///
+    /// # Errors
+    /// What went wrong.
+    #[cfg(test)]
+    async fn setup(&self, request: &PodNetworkRequest, queues: u8) -> Result<PodNetworkSetup, NetworkError> {
+        self.finish(self.begin(request, queues).await?).await
+    }
+
+    async fn undone(&self, sandbox_id: &str, error: NetworkError) -> NetworkError {
+        if let Err(undo) = self.teardown(sandbox_id).await {
+            tracing::warn!(sandbox = sandbox_id, %undo,
+                "the network of a sandbox that failed to start is not fully undone; it is tried again on removal");
+        }
+        error
+    }
+
+    async fn attach(&self, begun: Begun) -> Result<PodNetworkSetup, NetworkError> {
+        let Begun { mut record, taps, queues } = begun;
         let path = record.attachment.netns.clone();
-        netns::create(&path).await?;
-        reach(format_args!("made a network namespace"));
-        netns::run(&path, |netlink| async move { facts::bring_up_loopback(&netlink).await }).await?;
         let value = self.cni.add(&record.list, &record.attachment).await?;
         let result = cni::result::CniResult::parse(&value, record.list.last_plugin())?;
         reach(format_args!("ran the network plugins' ADD"));
@@ -157,14 +209,15 @@ impl PodNetwork {
             if facts.links.len() > MAX_INTERFACES {
                 return Err(NetworkError::TooManyInterfaces { netns, count: facts.links.len() });
             }
-            tie_taps(&netlink, facts, queues).await
+            tie_taps(&netlink, facts, taps, queues).await
         })
         .await?;
+        self.interfaces.store(interfaces.len(), Ordering::Relaxed);
         let ips = result.pod_ips().unwrap_or_else(|| addresses_of(&interfaces));
         Ok(PodNetworkSetup { interfaces, routes, ips, dns: result.dns })
     }
 
-    /// Undoes [`Self::setup`]: CNI DEL as recorded, then the namespace, then the record. A sandbox that is
+    /// Undoes [`Self::begin`] and [`Self::finish`]: CNI DEL as recorded, then the namespace, then the record. A sandbox that is
     /// not known is not an error.
     ///
     /// # Errors
@@ -215,11 +268,17 @@ impl PodNetwork {
 async fn tie_taps(
     netlink: &rtnetlink::Handle,
     facts: Facts,
+    taps: Vec<Tap>,
     queues: u8,
 ) -> Result<(Vec<GuestInterface>, Vec<GuestRoute>), NetworkError> {
     let mut interfaces = Vec::with_capacity(facts.links.len());
+    let mut taps = taps.into_iter();
     for (number, link) in facts.links.into_iter().enumerate() {
-        let tap = tap::create(netlink, &format!("{}{number}", tap::PREFIX), link.mtu, queues).await?;
+        let tap = match taps.next() {
+            Some(tap) => tap,
+            None => tap::make(number, queues)?,
+        };
+        tap.bring_up(netlink, link.mtu).await?;
         tc::tie(netlink, link.index, tap.index).await?;
         interfaces.push(GuestInterface {
             name: link.name,

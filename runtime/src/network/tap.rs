@@ -12,31 +12,31 @@ use super::{NetworkError, facts};
 /// What the taps' names begin with.
 pub(super) const PREFIX: &str = "husktap";
 
-/// A tap in the calling thread's network namespace, up, that lasts as long as its queues.
+/// A tap in the network namespace of the thread that made it. It lasts as long as its queues.
 #[derive(Debug)]
 pub(super) struct Tap {
+    name: String,
     pub(super) queues: Vec<OwnedFd>,
     pub(super) index: u32,
 }
 
-/// Makes the tap `name` with the given MTU (bytes) and number of queues.
-pub(super) async fn create(
-    netlink: &rtnetlink::Handle,
-    name: &str,
-    mtu: u32,
-    queues: u8,
-) -> Result<Tap, NetworkError> {
-    let at = |step| move |source: io::Error| NetworkError::Tap { name: name.to_owned(), step, source };
+/// Makes the tap for a pod's interface of that number, with so many queues. It is down.
+pub(super) fn make(number: usize, queues: u8) -> Result<Tap, NetworkError> {
+    let name = &format!("{PREFIX}{number}");
+    let at = |step| move |source: io::Error| NetworkError::Tap { name: name.clone(), step, source };
     let queues = husk_vmm::make_tap(name, queues).map_err(at("make it"))?;
-    let index = if_nametoindex(name).map_err(|errno| at("find its index")(errno.into()))?;
+    let index = if_nametoindex(name.as_str()).map_err(|errno| at("find its index")(errno.into()))?;
     silence(name).map_err(at("switch IPv6 off"))?;
-    netlink
-        .link()
-        .set(LinkUnspec::new_with_index(index).mtu(mtu).up().build())
-        .execute()
-        .await
-        .map_err(|error| facts::failed(format!("set {name} up with MTU {mtu}"), error))?;
-    Ok(Tap { queues, index })
+    Ok(Tap { name: name.clone(), queues, index })
+}
+
+impl Tap {
+    /// Sets it up, with the given MTU (bytes).
+    pub(super) async fn bring_up(&self, netlink: &rtnetlink::Handle, mtu: u32) -> Result<(), NetworkError> {
+        let link = LinkUnspec::new_with_index(self.index).mtu(mtu).up().build();
+        let done = netlink.link().set(link).execute().await;
+        done.map_err(|error| facts::failed(format!("set {} up with MTU {mtu}", self.name), error))
+    }
 }
 
 /// Keeps the host's kernel from talking IPv6 of its own (router solicitations, multicast reports) to the

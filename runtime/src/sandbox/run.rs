@@ -9,7 +9,7 @@ use husk_vmm::config::slot_serial;
 
 use super::resize::make_use;
 use super::size::{Room, Size};
-use super::start::{Plan, Started};
+use super::start::{Plan, Started, Timed};
 use super::{HOST_MIB, namespaces, resolv, scratch, tear_down};
 use crate::caller::Caller;
 use crate::cgroup::CgroupPath;
@@ -17,12 +17,12 @@ use crate::container::until_recorded;
 use crate::error::{Error, Result};
 use crate::events::Kind;
 use crate::guest;
-use crate::network::{Dns, PodNetworkRequest, PortMapping, Protocol};
+use crate::network::{Dns, GuestInterface, GuestRoute, PodNetworkRequest, PortMapping, Protocol};
 use crate::node::{Live, Node, Pod, lock, new_id, now_nanos};
 use crate::observe::metrics::StartStep;
 use crate::observe::step;
 use crate::store::{Phase, SandboxRecord};
-use crate::vm::{self, DiskPiece, End, SCRATCH_SLOT, Slots, Vm, VmNet};
+use crate::vm::{self, DiskPiece, End, SCRATCH_SLOT, Slots, Vm};
 use crate::volume::Volumes;
 
 /// How long a guest may take to plug the memory that it does not boot with; a slow one is not refused.
@@ -108,7 +108,6 @@ impl Node {
         cgroup: Option<CgroupPath>,
         caller: &Caller,
     ) -> Result<()> {
-        let begun = Instant::now();
         let config = pod.record().config.unwrap_or_default();
         let metadata = config.metadata.clone().unwrap_or_default();
         let dir = self.pod_dir(&pod.id);
@@ -136,7 +135,19 @@ impl Node {
         let scratch = self.scratch.instantiate(&self.scratch_path(&pod.id), scratch_bytes)?;
         reach(format_args!("made a sandbox's scratch disk"));
 
-        let mut nets = Vec::new();
+        self.update_pod(pod, |record| {
+            record.vcpus = size.vcpus.into();
+            record.memory_mib = memory_mib;
+            record.max_vcpus = room.max_vcpus.into();
+            record.max_memory_mib = room.max_memory_mib;
+        })?;
+        let request = network_request(&pod.id, &metadata, &config)?;
+        let plan = Plan { defaults, size, room, nets: &[] };
+        let (setup, Timed { it: started, took: booted }) = self.start(pod, plan, &request, caller).await?;
+        let Started { vm, mut guest, cloned, class } = started;
+        let Timed { it: setup, took: networked } = setup;
+        reach(format_args!("started a sandbox's VM"));
+        let configuring = Instant::now();
         let mut configure = agent::ConfigureSandboxRequest {
             hostname: if config.hostname.is_empty() { short_name(&pod.id) } else { config.hostname.clone() },
             sysctls: config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default(),
@@ -145,58 +156,24 @@ impl Node {
         };
         let mut ips = Vec::new();
         let mut dns = Dns::default();
-        if let Some(network) = &self.network {
-            let request = network_request(&pod.id, &metadata, &config)?;
-            let setup =
-                step("network", async { Ok(network.setup(&request, defaults.net_queues).await?) }).await?;
+        if let Some(setup) = setup {
             ips = setup.ips.iter().map(ToString::to_string).collect();
             dns = setup.dns;
-            for interface in setup.interfaces {
-                configure.interfaces.push(agent::Interface {
-                    name: interface.name,
-                    mac: interface.mac.clone(),
-                    mtu: interface.mtu,
-                    addresses: interface.addresses,
-                });
-                let mtu = u16::try_from(interface.mtu).unwrap_or(u16::MAX);
-                nets.push(VmNet {
-                    taps: interface.taps,
-                    queues: defaults.net_queues,
-                    mac: interface.mac,
-                    mtu,
-                });
-            }
-            configure.routes = setup
-                .routes
-                .into_iter()
-                .map(|route| agent::Route {
-                    destination: route.destination,
-                    gateway: route.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
-                    interface: route.interface,
-                })
-                .collect();
+            let interface = |interface: GuestInterface| agent::Interface {
+                name: interface.name,
+                mac: interface.mac,
+                mtu: interface.mtu,
+                addresses: interface.addresses,
+            };
+            configure.interfaces = setup.interfaces.into_iter().map(interface).collect();
+            let route = |route: GuestRoute| agent::Route {
+                destination: route.destination,
+                gateway: route.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
+                interface: route.interface,
+            };
+            configure.routes = setup.routes.into_iter().map(route).collect();
         }
         configure.resolv_conf = resolv::conf(config.dns_config.as_ref(), &dns);
-        // Not before: a plugin that is ended half-way leaves what its DEL does not take.
-        caller.is_there()?;
-        let networked = begun.elapsed();
-
-        self.update_pod(pod, |record| {
-            record.vcpus = size.vcpus.into();
-            record.memory_mib = memory_mib;
-            record.max_vcpus = room.max_vcpus.into();
-            record.max_memory_mib = room.max_memory_mib;
-            record.ips = ips;
-        })?;
-        let plan = Plan { defaults, size, room, nets: &nets };
-        let Started { vm, mut guest, cloned, class } = tokio::select! {
-            started = self.start_vm(pod, plan) => started?,
-            () = caller.gone() => return Err(Caller::cancelled()),
-        };
-        reach(format_args!("started a sandbox's VM"));
-        // The VMM has copies.
-        drop(nets);
-        let booted = begun.elapsed();
 
         let scratch = vec![DiskPiece { file: scratch.into(), offset: 0, length: scratch_bytes }];
         let (configured, got) = step("configure", async {
@@ -232,20 +209,21 @@ impl Node {
             record.phase = Phase::Running.into();
             record.machine_id = machine_id(configured.machine_id);
             record.cloned = cloned;
+            record.ips = ips;
         })?;
         self.tell_of_pod(pod, Kind::Started);
         self.watch_agent(pod.clone(), vm.clone(), asked);
         self.watch(pod.clone(), vm);
-        let (boot, configure) = (booted - networked, begun.elapsed() - booted);
+        let configure = configuring.elapsed();
         self.metrics.started(StartStep::Network, networked);
-        self.metrics.started(if cloned { StartStep::Clone } else { StartStep::Boot }, boot);
+        self.metrics.started(if cloned { StartStep::Clone } else { StartStep::Boot }, booted);
         self.metrics.started(StartStep::Configure, configure);
         let ms = |d: Duration| d.as_millis() as u64;
         tracing::info!(
             sandbox = pod.id,
             pod = metadata.name,
             network_ms = ms(networked),
-            boot_ms = ms(boot),
+            boot_ms = ms(booted),
             cloned,
             configure_ms = ms(configure),
             "pod is ready"

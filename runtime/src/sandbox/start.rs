@@ -1,15 +1,19 @@
 //! A pod's VM comes to life: as a clone of a template, or by booting.
 
+use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use husk_failpoint::reach;
 use husk_vmm::config::RestoreConfig;
 
 use super::size::{Room, Size};
+use crate::caller::Caller;
 use crate::config::{HANDLER, TemplateScope, VmDefaults};
 use crate::error::{Error, Result};
 use crate::guest::{self, Guest};
+use crate::network::{PodNetworkRequest, PodNetworkSetup};
 use crate::node::{Node, Pod, lock};
 use crate::observe::step;
 use crate::store::SandboxRecord;
@@ -42,9 +46,66 @@ pub(super) struct Started {
     pub class: Class,
 }
 
+/// What has come, and after which time.
+pub(super) struct Timed<T> {
+    pub it: T,
+    pub took: Duration,
+}
+
+async fn timed<T>(work: impl Future<Output = Result<T>>) -> Result<Timed<T>> {
+    let begun = Instant::now();
+    let it = work.await?;
+    Ok(Timed { it, took: begun.elapsed() })
+}
+
 impl Node {
+    /// Makes a pod's network, if pods have any, and starts its VM meanwhile. The plan's interfaces are this one's.
+    pub(super) async fn start(
+        &self,
+        pod: &Arc<Pod>,
+        plan: Plan<'_>,
+        request: &PodNetworkRequest,
+        caller: &Caller,
+    ) -> Result<(Timed<Option<PodNetworkSetup>>, Timed<Started>)> {
+        let vm = async |plan: Plan<'_>| {
+            tokio::select! {
+                started = timed(self.start_vm(pod, plan)) => started,
+                () = caller.gone() => Err(Caller::cancelled()),
+            }
+        };
+        let Some(network) = &self.network else {
+            let none = Timed { it: None, took: Duration::ZERO };
+            return Ok((none, vm(Plan { nets: &[], ..plan }).await?));
+        };
+        let queues = plan.defaults.net_queues;
+        let begun = timed(step("namespace", async { Ok(network.begin(request, queues).await?) })).await?;
+        let taps =
+            begun.it.copy_taps().map_err(|e| Error::io("copy the taps of", &self.pod_dir(&pod.id), e))?;
+        let nets = guest_nets(taps, queues);
+        // It is not dropped half-way: a plugin that is ended leaves what its DEL does not take.
+        let mut setup = pin!(timed(step("network", async { Ok(Some(network.finish(begun.it).await?)) })));
+        let mut started = pin!(vm(Plan { nets: &nets, ..plan }));
+        let (mut setup, started) = tokio::select! {
+            done = &mut setup => (done?, started.await?),
+            done = &mut started => {
+                let setup = setup.await;
+                (setup?, done?)
+            }
+        };
+        setup.took += begun.took;
+        let interfaces = setup.it.iter_mut().flat_map(|setup| &mut setup.interfaces);
+        let taps: Vec<_> = interfaces.map(|interface| std::mem::take(&mut interface.taps)).collect();
+        if taps.len() == nets.len() {
+            return Ok((setup, started));
+        }
+        // It was started with as many as the last pod had.
+        started.it.vm.process.kill().await;
+        let nets = guest_nets(taps, queues);
+        Ok((setup, vm(Plan { nets: &nets, ..plan }).await?))
+    }
+
     /// Starts a pod's VM. A template that gives no clone is thrown away, and the VM boots.
-    pub(super) async fn start_vm(&self, pod: &Arc<Pod>, plan: Plan<'_>) -> Result<Started> {
+    async fn start_vm(&self, pod: &Arc<Pod>, plan: Plan<'_>) -> Result<Started> {
         let Plan { defaults, size, room, nets } = plan;
         let class = Class {
             trust: trust(&pod.record(), defaults.template_scope),
@@ -135,6 +196,11 @@ impl Node {
         })?;
         Ok(vm)
     }
+}
+
+/// Interfaces over these taps. Whatever the guest is to see of them it is told when it is up.
+fn guest_nets(taps: Vec<Vec<OwnedFd>>, queues: u8) -> Vec<VmNet> {
+    taps.into_iter().enumerate().map(|(number, taps)| VmNet::new(number, taps, queues)).collect()
 }
 
 /// Whom a pod's template may serve beside it.

@@ -24,8 +24,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A template that a pod has used so lately is worth more than a new one: with more kinds of pods in turn than there may
 /// be templates, each pod would make one and use none.
 const LATELY: Duration = Duration::from_secs(600);
-/// The largest MTU: a guest's driver lets it be lowered from what it found, not raised.
-const MTU: u16 = u16::MAX;
 
 impl Templates {
     /// Makes the template of a class, unless it is there, or another one is being made.
@@ -100,14 +98,8 @@ impl Templates {
             self.cgroups.make(run, &path)?;
         }
         // No clone keeps these: it is given its own.
-        let nets: Vec<VmNet> = (0..class.nets)
-            .map(|index| VmNet {
-                taps: Vec::new(),
-                queues: class.net_queues,
-                mac: format!("02:00:00:00:00:{:02x}", index as u8),
-                mtu: MTU,
-            })
-            .collect();
+        let nets: Vec<VmNet> =
+            (0..class.nets).map(|number| VmNet::new(number, Vec::new(), class.net_queues)).collect();
         let spec = VmSpec {
             id,
             dir: run,

@@ -75,6 +75,17 @@ pub struct VmNet {
     pub mtu: u16,
 }
 
+impl VmNet {
+    /// The largest MTU: a guest's driver lets it be lowered from what it found, not raised.
+    const MTU: u16 = u16::MAX;
+
+    /// The interface of that number over a tap's queues, if there are any. The guest is told its address and MTU when it
+    /// is up: neither is known before, and no clone keeps what its template has seen.
+    pub fn new(number: usize, taps: Vec<OwnedFd>, queues: u8) -> VmNet {
+        VmNet { taps, queues, mac: format!("02:00:00:00:00:{:02x}", number as u8), mtu: Self::MTU }
+    }
+}
+
 /// A disk or piece of one.
 pub struct DiskPiece {
     /// Opened as it will be used.
