@@ -14,5 +14,6 @@ mod runtime;
 mod serve;
 mod stats;
 mod view;
+mod work;
 
 pub use serve::{MAX_MESSAGE, serve};

@@ -7,10 +7,10 @@ use husk_proto::cri;
 use husk_proto::cri::runtime_service_server::RuntimeService;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
-use tracing::{Instrument, Span};
+use tracing::Span;
 
+use super::work::{detached, for_caller};
 use super::{checkpoint, chunks, events, info, list, metrics, pod_stats, stats, view};
-use crate::caller::Caller;
 use crate::config::CgroupDriver;
 use crate::node::{Node, lock, now_nanos};
 use crate::observe;
@@ -27,25 +27,6 @@ type Answer<T> = Result<Response<T>, Status>;
 
 fn ok<T>(message: T) -> Answer<T> {
     Ok(Response::new(message))
-}
-
-/// A task of its own, so that a client that goes away does not leave an operation half done.
-async fn detached<T: Send + 'static>(
-    work: impl Future<Output = crate::error::Result<T>> + Send + 'static,
-) -> Result<T, Status> {
-    match tokio::spawn(work.in_current_span()).await {
-        Ok(result) => result.map_err(Status::from),
-        Err(e) => Err(Status::internal(format!("the operation failed: {e}"))),
-    }
-}
-
-/// The same of an operation that is undone when the client goes away.
-async fn for_caller<T: Send + 'static, W>(work: impl FnOnce(Caller) -> W) -> Result<T, Status>
-where
-    W: Future<Output = crate::error::Result<T>> + Send + 'static,
-{
-    let (_waiting, caller) = Caller::new();
-    detached(work(caller)).await
 }
 
 impl Runtime {
@@ -109,11 +90,14 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<cri::RunPodSandboxRequest>,
     ) -> Answer<cri::RunPodSandboxResponse> {
-        let (node, request) = (self.0.clone(), request.into_inner());
+        let (node, undo, request) = (self.0.clone(), self.0.clone(), request.into_inner());
         let config = request.config.ok_or_else(|| Status::invalid_argument("config is missing"))?;
         let handler = request.runtime_handler;
-        let pod_sandbox_id =
-            for_caller(|caller| async move { node.run_sandbox(config, handler, &caller).await }).await?;
+        let pod_sandbox_id = for_caller(
+            |caller| async move { node.run_sandbox(config, handler, &caller).await },
+            |id| async move { undo.remove_sandbox(&id).await },
+        )
+        .await?;
         ok(cri::RunPodSandboxResponse { pod_sandbox_id })
     }
 
@@ -174,13 +158,15 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<cri::CreateContainerRequest>,
     ) -> Answer<cri::CreateContainerResponse> {
-        let (node, request) = (self.0.clone(), request.into_inner());
+        let (node, undo, request) = (self.0.clone(), self.0.clone(), request.into_inner());
         let config = request.config.ok_or_else(|| Status::invalid_argument("config is missing"))?;
         let sandbox = request.pod_sandbox_id;
         self.about_pod(&sandbox);
-        let container_id =
-            for_caller(|caller| async move { node.create_container(&sandbox, config, &caller).await })
-                .await?;
+        let container_id = for_caller(
+            |caller| async move { node.create_container(&sandbox, config, &caller).await },
+            |id| async move { undo.remove_container(&id).await },
+        )
+        .await?;
         ok(cri::CreateContainerResponse { container_id })
     }
 
