@@ -61,20 +61,33 @@ const ROWS: &[Row] = &[
 
 /// The steps of starts, in their order.
 const STEPS: &[(&str, &[&str])] = &[
-    ("ring 3: ", &["started", "confined", "guest loaded", "guest entered"]),
+    ("ring 3: ", &["started", "confined", "guest loaded", "devices made", "state in place", "guest entered"]),
     (
         "boot: ",
         &[
             "started",
             "confined",
             "guest loaded",
+            "devices made",
+            "state in place",
             "guest entered",
             "before its clock, and the word's way",
             "kernel until its first process",
             "agent until it listens",
         ],
     ),
-    ("clone: ", &["started", "confined", "guest loaded", "guest entered", "guest until its agent answers"]),
+    (
+        "clone: ",
+        &[
+            "started",
+            "confined",
+            "guest loaded",
+            "devices made",
+            "state in place",
+            "guest entered",
+            "guest until its agent answers",
+        ],
+    ),
 ];
 
 /// Prints a row for each measure that has been taken.
