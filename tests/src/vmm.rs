@@ -8,10 +8,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use husk_vmm::config::{JailConfig, Limits, VmConfig, VsockConfig};
+use husk_vmm::config::{JailConfig, LateSlots, Limits, VmConfig, VsockConfig};
 use husk_vmm::control::client::{ControlClient, ControlError};
 use husk_vmm::control::{Reply, Request};
-use husk_vmm::host_ports;
+use husk_vmm::{host_ports, listen_for_vsock};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use crate::{Process, readable};
@@ -52,10 +52,10 @@ impl Vmm {
             console_log: dir.join("console"),
             console_log_limit: 1 << 20,
             block_slots: 1,
-            late_slots: Some(husk_proto::LATE_SLOT_ID.to_owned()),
+            late_slots: Some(LateSlots { acpi_id: husk_proto::LATE_SLOT_ID.to_owned(), first: 0 }),
             fs_tag: None,
             nets: Vec::new(),
-            vsock: VsockConfig { cid: 3, socket: dir.join("vsock"), host_fd: None },
+            vsock: VsockConfig { cid: 3, socket: dir.join("vsock"), listener_fd: None, host_fd: None },
             control_socket: dir.join("control"),
             restore: None,
             limits: Limits::default(),
@@ -73,8 +73,9 @@ impl Vmm {
             let _ = fs::remove_file(file);
         }
         let (vmm, host) = host_ports::pair().expect("make a socket pair");
-        fcntl(&vmm, FcntlArg::F_SETFD(FdFlag::empty())).expect("let a descriptor be inherited");
-        config.vsock.host_fd = Some(vmm.as_raw_fd());
+        let listener = listen_for_vsock(&config.vsock.socket).expect("listen for the guest's clients");
+        config.vsock.host_fd = Some(inherit(&vmm));
+        config.vsock.listener_fd = Some(inherit(&listener));
         let description = config.control_socket.with_extension("json");
         fs::write(&description, serde_json::to_vec(&config).expect("encode")).expect("write the description");
         let start = || {
@@ -144,6 +145,12 @@ impl Vmm {
             std::thread::sleep(LOOK_AGAIN);
         }
     }
+}
+
+/// The number of a descriptor that the next process has as well.
+fn inherit(descriptor: &impl AsFd) -> i32 {
+    fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty())).expect("let a descriptor be inherited");
+    descriptor.as_fd().as_raw_fd()
 }
 
 impl Drop for Vmm {

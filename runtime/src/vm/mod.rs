@@ -117,6 +117,10 @@ impl Vm {
         };
         let (ready, host) = Ready::new().map_err(|e| Error::io("make the socket pair of", spec.dir, e))?;
         let host_fd = Some(inherit(host));
+        // Who connects before the VMM is there is served when it is.
+        let socket = vsock_socket(spec.dir);
+        let listener = husk_vmm::listen_for_vsock(&socket).map_err(|e| Error::io("listen on", &socket, e))?;
+        let listener_fd = Some(inherit(listener.into()));
         let network_fd = spec.network.map(&mut inherit);
         let mut nets = Vec::new();
         for VmNet { taps, queues, mac, mtu } in spec.nets {
@@ -143,11 +147,10 @@ impl Vm {
             console_log: console_log(spec.dir),
             console_log_limit: defaults.console_limit,
             block_slots: defaults.block_slots,
-            // A template's clones shall find them without a search.
-            late_slots: (!spec.savable).then(|| husk_proto::LATE_SLOT_ID.to_owned()),
+            late_slots: Some(slots::late_slots(spec.savable, defaults.block_slots)),
             fs_tag: Some(husk_proto::VOLUME_TAG.to_owned()),
             nets,
-            vsock: VsockConfig { cid: GUEST_CID, socket: vsock_socket(spec.dir), host_fd },
+            vsock: VsockConfig { cid: GUEST_CID, socket, listener_fd, host_fd },
             control_socket: control_socket(spec.dir),
             restore: spec.restore,
             limits: defaults.limits(),

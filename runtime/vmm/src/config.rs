@@ -47,11 +47,9 @@ pub struct VmConfig {
     /// Block devices declared at boot, all without a medium (capacity 0); their serials are
     /// [`slot_serial`]`(0..)`.
     pub block_slots: u8,
-    /// ACPI id of the block devices, four capital letters and four hexadecimal digits: one that no driver of the guest's
-    /// looks for, so that it boots without them, and binds them by hand (`driver_override` of Linux' platform bus).
-    /// Without one the guest finds them as it finds the others.
+    /// Block devices that the guest boots without. Without it the guest finds all of them as it finds the other devices.
     #[serde(default)]
-    pub late_slots: Option<String>,
+    pub late_slots: Option<LateSlots>,
     /// Tag of a virtio-fs device, 1 to 36 bytes; its server is attached later. Without one there is no device.
     #[serde(default)]
     pub fs_tag: Option<String>,
@@ -105,6 +103,17 @@ pub struct Rate {
     pub per_second: u64,
     /// What may pass at once when nothing has passed for a while, 1 or more.
     pub burst: u64,
+}
+
+/// Block devices for which no driver of the guest's looks by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LateSlots {
+    /// Their ACPI id, four capital letters and four hexadecimal digits: one that the guest's drivers do not know, so that
+    /// it has to bind them by hand (`driver_override` of Linux' platform bus).
+    pub acpi_id: String,
+    /// The number of the first; those before it are found as other devices are.
+    pub first: u8,
 }
 
 /// The two files that [`crate::control::Request::Snapshot`] has filled.
@@ -176,6 +185,10 @@ pub struct VsockConfig {
     /// The unix socket that the VMM listens on: a client writes `CONNECT <port>\n`, is answered
     /// `OK <host port>\n`, and is then connected to the guest's port.
     pub socket: PathBuf,
+    /// An inherited descriptor that listens at `socket` already, so that clients need not wait until the VMM does. Without
+    /// one the VMM makes the socket (mode 0600).
+    #[serde(default)]
+    pub listener_fd: Option<i32>,
     /// An inherited descriptor to which the guest's connections to ports of the host (CID 2) come, see
     /// [`crate::host_ports`]. Without one they are refused.
     #[serde(default)]

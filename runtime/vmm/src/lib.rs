@@ -44,6 +44,7 @@ mod virtio;
 #[cfg(feature = "vmm")]
 pub mod vm;
 
+pub use devices::vsock::listen as listen_for_vsock;
 pub use sys::make_tap;
 
 /// For the process's beginning.

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::layout;
 use crate::snapshot::SnapshotError;
-use crate::virtio::{MmioTransport, TransportState};
+use crate::virtio::{BoxedDevice, MmioTransport, RestoreError, TransportState, WorkerError, WorkerHandle};
 
 /// The windows, one after the other from [`layout::MMIO_BASE`].
 pub struct MmioBus(Vec<Mutex<MmioTransport>>);
@@ -42,9 +42,29 @@ impl MmioBus {
             let (saved, own) = (states.len(), self.0.len());
             return Err(SnapshotError::Foreign(format!("it has {saved} virtio devices, and this VM {own}")));
         }
-        for (index, (device, state)) in self.0.iter().zip(states).enumerate() {
-            let mut device = device.lock().unwrap_or_else(PoisonError::into_inner);
-            device.restore(state).map_err(|source| SnapshotError::Restore { index, source })?;
+        // All of a worker's go there together: each going by itself would be waited for.
+        let mut batches: Vec<(WorkerHandle, Vec<usize>, Vec<BoxedDevice>)> = Vec::new();
+        for (index, (transport, state)) in self.0.iter().zip(states).enumerate() {
+            let mut transport = transport.lock().unwrap_or_else(PoisonError::into_inner);
+            let failed = |source| SnapshotError::Restore { index, source };
+            let Some(device) = transport.restore(state).map_err(failed)? else { continue };
+            match batches.iter_mut().find(|(worker, ..)| worker == transport.worker()) {
+                Some((_, indices, devices)) => {
+                    indices.push(index);
+                    devices.push(device);
+                }
+                None => batches.push((transport.worker().clone(), vec![index], vec![device])),
+            }
+        }
+        for (worker, indices, devices) in batches {
+            let failed = |error: WorkerError| SnapshotError::Restore {
+                index: indices[0],
+                source: RestoreError::Start(error.to_string()),
+            };
+            let ids = worker.add_all(devices).map_err(failed)?;
+            for (index, id) in indices.into_iter().zip(ids) {
+                self.0[index].lock().unwrap_or_else(PoisonError::into_inner).restored(id);
+            }
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use husk_proto::{AGENT_PORT, LATE_SLOT_ID, READY_PORT, ReadyTimes, VOLUME_TAG};
 use husk_tests::{Bed, Process, Qemu, Vmm, microvm, readable, step};
-use husk_vmm::config::{HotplugConfig, NetConfig, RestoreConfig, VmConfig};
+use husk_vmm::config::{HotplugConfig, LateSlots, NetConfig, RestoreConfig, VmConfig};
 use husk_vmm::control::Request;
 use vsock::{VMADDR_CID_ANY, VsockListener};
 
@@ -20,6 +20,8 @@ use super::{LIMIT, MEMORY, insist};
 use crate::figures::Figures;
 use crate::trace::{self, Steps};
 
+/// After a VM's end, before the next one's start: what the host still does for the one is not the other's.
+const SETTLED: Duration = Duration::from_millis(300);
 /// A guest's own settling after its boot.
 const REST: Duration = Duration::from_secs(3);
 /// How long an idle VM is watched.
@@ -54,8 +56,11 @@ pub fn measure(bed: &Bed, rounds: usize, figures: &mut Figures) {
     let template = boots.template();
     // The first round warms caches and is not counted.
     for round in 0..=rounds {
+        std::thread::sleep(SETTLED);
         let (qemu, _) = insist("QEMU's boot", || boots.qemu());
+        std::thread::sleep(SETTLED);
         let (boot, steps, _) = insist("husk-vmm's boot", || boots.boot(false));
+        std::thread::sleep(SETTLED);
         let (clone, clone_steps) = boots.clone_of(&template);
         step(format!("round {round} of {rounds}: QEMU {qemu:.0} ms, boot {boot:.0} ms, clone {clone:.1} ms"));
         if round > 0 {
@@ -102,7 +107,10 @@ impl Boots {
             hotplug: Some(HotplugConfig { limit_mib: 1024, requested_mib: 0 }),
             savable,
             block_slots: 12,
-            late_slots: (!savable).then(|| LATE_SLOT_ID.to_owned()),
+            late_slots: Some(LateSlots {
+                acpi_id: LATE_SLOT_ID.to_owned(),
+                first: if savable { 3 } else { 0 },
+            }),
             fs_tag: Some(VOLUME_TAG.to_owned()),
             nets: vec![NetConfig { tap_fds: Vec::new(), queues: 1, mac: MAC.to_owned(), mtu: u16::MAX }],
             ..config

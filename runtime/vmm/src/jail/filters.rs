@@ -3,7 +3,7 @@
 
 use husk_jail::JailError;
 use husk_jail::seccomp::{AllowList, Argument, Filter};
-use kvm_bindings::{KVMIO, kvm_regs, kvm_userspace_memory_region};
+use kvm_bindings::{KVMIO, kvm_ioeventfd, kvm_regs, kvm_userspace_memory_region};
 use libc::c_long;
 use vmm_sys_util::ioctl::{_IOC_NONE, _IOC_READ, _IOC_WRITE, ioctl_expr};
 use vmm_sys_util::signal::SIGRTMIN;
@@ -54,6 +54,8 @@ pub struct Filters {
     pub main: Filter,
     /// It waits for SIGTERM.
     pub signals: Filter,
+    /// It tells KVM of the devices' events, and ends.
+    pub notifications: Filter,
     /// vCPUs: the guest's instructions, the console, and devices as their drivers come and go.
     pub vcpu: Filter,
     /// Devices that never wait: vsock, network, random numbers.
@@ -81,6 +83,7 @@ impl Filters {
         Ok(Self {
             main: every().allow(CONSOLE).compile()?,
             signals: every().allow(&[libc::SYS_rt_sigtimedwait]).compile()?,
+            notifications: ioctl(every(), kvm(_IOC_WRITE, 0x79, size_of::<kvm_ioeventfd>())).compile()?,
             vcpu: vcpu().compile()?,
             io: io().compile()?,
             net: net().compile()?,
@@ -199,5 +202,6 @@ mod tests {
         assert_eq!(kvm(_IOC_READ, 0x81, size_of::<kvm_regs>()), 0x8090_ae81);
         let region = size_of::<kvm_userspace_memory_region>();
         assert_eq!(kvm(_IOC_WRITE, 0x46, region), 0x4020_ae46);
+        assert_eq!(kvm(_IOC_WRITE, 0x79, size_of::<kvm_ioeventfd>()), 0x4040_ae79);
     }
 }

@@ -70,7 +70,8 @@ pub fn begin(config: &VmConfig) -> Result<(), ConfinementError> {
     }
     let taps = config.nets.iter().flat_map(|net| net.tap_fds.iter().copied());
     let network = config.jail.iter().filter_map(|jail| jail.network_fd);
-    let kept: Vec<_> = taps.chain(network).chain(config.vsock.host_fd).collect();
+    let kept: Vec<_> =
+        taps.chain(network).chain(config.vsock.host_fd).chain(config.vsock.listener_fd).collect();
     Ok(descriptors::close_all_but(&kept)?)
 }
 

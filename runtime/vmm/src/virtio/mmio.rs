@@ -3,6 +3,8 @@
 //! Only what the specification allows in a state has an effect: features while they are negotiated, queues
 //! between FEATURES_OK and DRIVER_OK, and nothing of either afterwards, whatever a guest writes.
 
+use std::sync::Arc;
+
 use event_manager::SubscriberId;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddressSpace;
@@ -86,7 +88,7 @@ pub struct MmioTransport {
     memory: Memory,
     interrupt: Interrupt,
     queues: Vec<Queue>,
-    kicks: Vec<EventFd>,
+    kicks: Arc<[EventFd]>,
     driver_features: u64,
     device_features_select: u32,
     driver_features_select: u32,
@@ -115,7 +117,7 @@ impl MmioTransport {
             .queue_sizes
             .iter()
             .map(|_| EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(failed))
-            .collect::<Result<Vec<_>, _>>()?;
+            .collect::<Result<_, _>>()?;
         Ok(Self {
             identity,
             place: Place::Here(device),
@@ -132,8 +134,8 @@ impl MmioTransport {
     }
 
     /// What KVM is to write when queue number `index` is notified.
-    pub fn kicks(&self) -> &[EventFd] {
-        &self.kicks
+    pub fn kicks(&self) -> Arc<[EventFd]> {
+        Arc::clone(&self.kicks)
     }
 
     /// A guest's read at `offset` of the window.
@@ -286,7 +288,7 @@ impl MmioTransport {
         };
         // What an earlier driver left behind must not wake the device.
         self.kicks.iter().for_each(|kick| drop(kick.read()));
-        match self.start(device, None) {
+        match self.start(device, None).and_then(|device| Ok(self.worker.add(device)?)) {
             Ok(id) => {
                 self.place = Place::Active(id);
                 self.interrupt.add_status(status::DRIVER_OK);
@@ -302,13 +304,14 @@ impl MmioTransport {
         index >= self.identity.required_queues && !queue.ready()
     }
 
+    /// Gives a device its queues.
     fn start(
         &mut self,
         mut device: BoxedDevice,
         restored: Option<u16>,
-    ) -> Result<SubscriberId, Box<dyn std::error::Error + Send + Sync>> {
+    ) -> Result<BoxedDevice, Box<dyn std::error::Error + Send + Sync>> {
         let mut queues = Vec::new();
-        for (queue, kick) in self.queues.iter_mut().zip(&self.kicks) {
+        for (queue, kick) in self.queues.iter_mut().zip(self.kicks.iter()) {
             queue.set_event_idx(self.driver_features & F_EVENT_IDX != 0);
             queues.push(VirtQueue {
                 queue: Queue::try_from(queue.state())?,
@@ -323,7 +326,7 @@ impl MmioTransport {
             interrupt: self.interrupt.clone(),
             restored,
         });
-        Ok(self.worker.add(device)?)
+        Ok(device)
     }
 
     /// Returns when the device has stopped.

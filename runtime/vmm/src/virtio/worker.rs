@@ -1,6 +1,7 @@
 //! Threads that run devices' event loops.
 
 use std::io;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use event_manager::{EventManager, RemoteEndpoint, SubscriberId};
@@ -19,7 +20,17 @@ pub struct Worker {
 
 /// How other threads reach a worker.
 #[derive(Clone)]
-pub struct WorkerHandle(RemoteEndpoint<BoxedDevice>);
+pub struct WorkerHandle {
+    endpoint: RemoteEndpoint<BoxedDevice>,
+    /// The same for all handles on one thread, and no others.
+    name: Arc<str>,
+}
+
+impl PartialEq for WorkerHandle {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.name, &other.name)
+    }
+}
 
 /// A worker is gone or out of descriptors.
 #[derive(Debug, thiserror::Error)]
@@ -41,8 +52,8 @@ impl Worker {
     pub fn start(name: &str, filter: &Filter, exit: ExitCell) -> io::Result<Self> {
         let mut manager = EventManager::<BoxedDevice>::new()
             .map_err(|error| io::Error::other(format!("event loop of {name}: {error}")))?;
-        let handle = WorkerHandle(manager.remote_endpoint());
-        let label = name.to_owned();
+        let label: Arc<str> = name.into();
+        let handle = WorkerHandle { endpoint: manager.remote_endpoint(), name: Arc::clone(&label) };
         let thread = jail::start(name, filter, move || {
             let failed = loop {
                 match manager.run() {
@@ -69,7 +80,17 @@ impl WorkerHandle {
     /// # Errors
     /// [`WorkerError`].
     pub fn add(&self, device: BoxedDevice) -> Result<SubscriberId, WorkerError> {
-        self.0.call_blocking(move |loop_| Ok(loop_.add_subscriber(device)))
+        self.endpoint.call_blocking(move |loop_| Ok(loop_.add_subscriber(device)))
+    }
+
+    /// Hands several devices over at once, which takes as long as one does; their ids are in the same order.
+    ///
+    /// # Errors
+    /// [`WorkerError`].
+    pub fn add_all(&self, devices: Vec<BoxedDevice>) -> Result<Vec<SubscriberId>, WorkerError> {
+        self.endpoint.call_blocking(move |loop_| {
+            Ok(devices.into_iter().map(|device| loop_.add_subscriber(device)).collect())
+        })
     }
 
     /// Takes a device back. It is not at work when this returns.
@@ -77,7 +98,7 @@ impl WorkerHandle {
     /// # Errors
     /// [`WorkerError`].
     pub fn remove(&self, id: SubscriberId) -> Result<BoxedDevice, WorkerError> {
-        self.0.call_blocking(move |loop_| loop_.remove_subscriber(id).map_err(WorkerError))
+        self.endpoint.call_blocking(move |loop_| loop_.remove_subscriber(id).map_err(WorkerError))
     }
 
     /// Returns when the loop is between two events: what devices had in hand before is done.
@@ -85,6 +106,6 @@ impl WorkerHandle {
     /// # Errors
     /// [`WorkerError`].
     pub fn barrier(&self) -> Result<(), WorkerError> {
-        self.0.call_blocking(|_| Ok(()))
+        self.endpoint.call_blocking(|_| Ok(()))
     }
 }

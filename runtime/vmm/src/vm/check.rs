@@ -114,9 +114,15 @@ fn check(config: &VmConfig) -> Result<(), ConfigError> {
         let wanted = format!("with the {} of nets at most {slots} devices", config.nets.len());
         return value("block_slots", config.block_slots, wanted);
     }
-    if let Some(id) = config.late_slots.as_ref().filter(|id| !is_acpi_id(id)) {
-        let wanted = "four capital letters and four hexadecimal digits, such as \"HUSK0001\"";
-        return value("late_slots", format!("{id:?}"), wanted);
+    if let Some(late) = &config.late_slots {
+        if !is_acpi_id(&late.acpi_id) {
+            let wanted = "four capital letters and four hexadecimal digits, such as \"HUSK0001\"";
+            return value("late_slots.acpi_id", format!("{:?}", late.acpi_id), wanted);
+        }
+        if late.first > config.block_slots {
+            let wanted = format!("at most block_slots ({})", config.block_slots);
+            return value("late_slots.first", late.first, wanted);
+        }
     }
     if let Some(tag) = config.fs_tag.as_ref().filter(|tag| !(1..=fs::TAG_BYTES).contains(&tag.len())) {
         return value("fs_tag", format!("{tag:?}"), format!("1 to {} bytes", fs::TAG_BYTES));
@@ -182,8 +188,9 @@ fn check_descriptors(config: &VmConfig) -> Result<(), ConfigError> {
     });
     let network = config.jail.iter().filter_map(|jail| Some(("jail.network_fd".into(), jail.network_fd?)));
     let host = config.vsock.host_fd.map(|fd| ("vsock.host_fd".into(), fd));
+    let listener = config.vsock.listener_fd.map(|fd| ("vsock.listener_fd".into(), fd));
     let mut seen = Vec::new();
-    for (key, fd) in taps.chain(network).chain(host) {
+    for (key, fd) in taps.chain(network).chain(host).chain(listener) {
         if fd < 3 || seen.contains(&fd) {
             return value(key, fd, "an inherited descriptor from 3 on that is named once");
         }
@@ -201,9 +208,9 @@ mod tests {
         json!({
             "id": "pod", "jail": {"uid": 5000, "gid": 5000, "network_fd": 4}, "vcpus": 2, "max_vcpus": 4, "memory_mib": 128,
             "hotplug": {"limit_mib": 256, "requested_mib": 100}, "kernel": "/k", "initramfs": "/i", "cmdline": "",
-            "console_log": "/c", "console_log_limit": 65536, "block_slots": 4, "late_slots": "HUSK0001",
+            "console_log": "/c", "console_log_limit": 65536, "block_slots": 4, "late_slots": {"acpi_id": "HUSK0001", "first": 1},
             "nets": [{"tap_fds": [3], "queues": 1, "mac": "02:42:ac:11:00:02", "mtu": 1500}],
-            "vsock": {"cid": 3, "socket": "/v", "host_fd": 5}, "control_socket": "/s", "fs_tag": "husk",
+            "vsock": {"cid": 3, "socket": "/v", "host_fd": 5, "listener_fd": 6}, "control_socket": "/s", "fs_tag": "husk",
             "limits": {"block": {"bytes": {"per_second": 1 << 20, "burst": 1}}}
         })
     }
@@ -234,9 +241,10 @@ mod tests {
             ("/hotplug/requested_mib", json!(257), "hotplug.requested_mib is 257"),
             ("/memory_mib", json!(31), "memory_mib is 31"),
             ("/block_slots", json!(15), "block_slots is 15"),
-            ("/late_slots", json!("HUSK001"), "late_slots is \"HUSK001\""),
-            ("/late_slots", json!("HUSK000g"), "such as \"HUSK0001\""),
-            ("/late_slots", json!("\u{e9}\u{e9}0001"), "four capital letters"),
+            ("/late_slots/acpi_id", json!("HUSK001"), "late_slots.acpi_id is \"HUSK001\""),
+            ("/late_slots/acpi_id", json!("HUSK000g"), "such as \"HUSK0001\""),
+            ("/late_slots/acpi_id", json!("\u{e9}\u{e9}0001"), "four capital letters"),
+            ("/late_slots/first", json!(5), "late_slots.first is 5"),
             ("/fs_tag", json!(""), "fs_tag is \"\""),
             ("/fs_tag", json!("t".repeat(37)), "1 to 36 bytes"),
             ("/nets/0/mac", json!("nonsense"), "nets[0].mac is \"nonsense\""),
@@ -251,6 +259,7 @@ mod tests {
             ("/jail/gid", json!(u32::MAX), "jail.gid is 4294967295"),
             ("/jail/network_fd", json!(3), "jail.network_fd is 3"),
             ("/vsock/host_fd", json!(4), "vsock.host_fd is 4"),
+            ("/vsock/listener_fd", json!(5), "vsock.listener_fd is 5"),
             ("/vsock/cid", json!(2), "vsock.cid is 2"),
             ("/limits/block/bytes/burst", json!(0), "limits.block.bytes.burst is 0"),
             ("/limits/block/bytes/per_second", json!(0), "limits.block.bytes.per_second is 0"),

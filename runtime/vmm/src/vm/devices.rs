@@ -5,12 +5,13 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use kvm_ioctls::{IoEventAddress, VmFd};
+use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::kvm::KvmError;
+use super::notifications::Notifications;
 use crate::acpi;
-use crate::config::VmConfig;
+use crate::config::{LateSlots, VmConfig};
 use crate::devices::balloon::Balloon;
 use crate::devices::block::{Block, Pool, Slot};
 use crate::devices::fs::{Fs, Share};
@@ -25,8 +26,7 @@ use crate::power::ExitCell;
 use crate::rate::{Limiter, Ticket};
 use crate::statistics;
 use crate::virtio::{
-    BoxedDevice, Identity, Interrupt, MmioTransport, QUEUE_NOTIFY, Served, TransportError, Worker,
-    WorkerHandle,
+    BoxedDevice, Identity, Interrupt, MmioTransport, Served, TransportError, Worker, WorkerHandle,
 };
 
 /// Why a VM has no devices.
@@ -52,7 +52,7 @@ pub enum DeviceError {
     /// A device's registers.
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// Interrupts and notifications.
+    /// Interrupts.
     #[error(transparent)]
     Kvm(#[from] KvmError),
 }
@@ -61,6 +61,8 @@ pub enum DeviceError {
 pub struct Devices {
     /// Their registers.
     pub transports: Vec<MmioTransport>,
+    /// Their drivers' notifications, which KVM does not know of yet.
+    pub notifications: Notifications,
     /// The block slots, by number.
     pub slots: Vec<Arc<Slot>>,
     /// The file system device's place for a server.
@@ -72,10 +74,10 @@ pub struct Devices {
 impl Devices {
     /// By what the guest's drivers find each of them, in the order of their windows.
     pub fn acpi_ids<'a>(&self, config: &'a VmConfig) -> Vec<&'a str> {
-        let late = config.late_slots.as_deref().unwrap_or(acpi::VIRTIO_MMIO);
-        let others = self.transports.len() - self.slots.len();
-        let ids = std::iter::repeat_n(acpi::VIRTIO_MMIO, others);
-        ids.chain(std::iter::repeat_n(late, self.slots.len())).collect()
+        let all = std::iter::repeat_n(acpi::VIRTIO_MMIO, self.transports.len());
+        let Some(LateSlots { acpi_id, first }) = &config.late_slots else { return all.collect() };
+        let late = self.slots.len().saturating_sub(usize::from(*first));
+        all.take(self.transports.len() - late).chain(std::iter::repeat_n(acpi_id.as_str(), late)).collect()
     }
 }
 
@@ -83,6 +85,7 @@ struct Builder<'a> {
     vm: &'a VmFd,
     memory: &'a Memory,
     transports: Vec<MmioTransport>,
+    notifications: Notifications,
 }
 
 impl Builder<'_> {
@@ -103,11 +106,7 @@ impl Builder<'_> {
     ) -> Result<(), DeviceError> {
         let window = layout::mmio_window(self.transports.len());
         let transport = MmioTransport::new(identity, device, worker.clone(), self.memory.clone(), interrupt)?;
-        for (queue, kick) in transport.kicks().iter().enumerate() {
-            self.vm
-                .register_ioevent(kick, &IoEventAddress::Mmio(window + QUEUE_NOTIFY), queue as u32)
-                .map_err(KvmError::call("registering a notification"))?;
-        }
+        self.notifications.add(window, transport.kicks());
         self.transports.push(transport);
         Ok(())
     }
@@ -130,7 +129,8 @@ pub fn build(
 ) -> Result<Devices, DeviceError> {
     let io = Worker::start("io", &filters.io, exit.clone())?.handle();
     let disks = Worker::start("block", &filters.block, exit.clone())?.handle();
-    let mut builder = Builder { vm, memory: &ram.memory, transports: Vec::new() };
+    let mut builder =
+        Builder { vm, memory: &ram.memory, transports: Vec::new(), notifications: Notifications::default() };
 
     let interrupt = builder.interrupt()?;
     builder.add(Rng::identity(), Box::new(Served::new(Rng)), &io, interrupt)?;
@@ -192,5 +192,6 @@ pub fn build(
         builder.add(identity, Box::new(device), &disks, interrupt)?;
         slots.push(slot);
     }
-    Ok(Devices { transports: builder.transports, slots, share, plug })
+    let Builder { transports, notifications, .. } = builder;
+    Ok(Devices { transports, notifications, slots, share, plug })
 }

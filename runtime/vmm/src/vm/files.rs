@@ -1,5 +1,6 @@
 //! All that a VM needs by name. It is opened before the VMM gives up its root, and nothing is afterwards.
 
+use std::io;
 use std::os::unix::net::UnixListener;
 
 use kvm_ioctls::Kvm;
@@ -8,10 +9,11 @@ use super::VmError;
 use super::devices::DeviceError;
 use super::kvm::KvmError;
 use crate::boot::Image;
-use crate::config::VmConfig;
+use crate::config::{VmConfig, VsockConfig};
 use crate::console::RingFile;
 use crate::devices::vsock;
 use crate::snapshot::SnapshotFiles;
+use crate::sys;
 
 /// Open files and sockets.
 pub struct Files {
@@ -52,10 +54,17 @@ impl Files {
             kvm: Kvm::new().map_err(KvmError::Open)?,
             console: RingFile::create(&config.console_log, config.console_log_limit)
                 .map_err(|source| VmError::Console { path: config.console_log.clone(), source })?,
-            vsock: vsock::listen(&config.vsock.socket)
+            vsock: listener(&config.vsock)
                 .map_err(|source| DeviceError::Socket { path: config.vsock.socket.clone(), source })?,
             control: super::control::listen(&config.control_socket)
                 .map_err(|source| VmError::Control { path: config.control_socket.clone(), source })?,
         })
     }
+}
+
+fn listener(config: &VsockConfig) -> io::Result<UnixListener> {
+    let Some(fd) = config.listener_fd else { return vsock::listen(&config.socket) };
+    let listener = UnixListener::from(sys::inherit(fd)?);
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }

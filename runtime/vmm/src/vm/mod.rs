@@ -5,6 +5,7 @@ mod control;
 mod devices;
 mod files;
 mod kvm;
+mod notifications;
 
 use std::io;
 use std::path::PathBuf;
@@ -97,8 +98,14 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
     counters.marks.add("guest loaded");
     let machine = kvm::Machine::new(files.kvm, &ram)?;
     let devices = devices::build(config, &machine.vm, &ram, &counters, &exit, &filters, files.vsock)?;
+    counters.marks.add("devices made");
+    let acpi_ids = devices.acpi_ids(config);
+    devices
+        .notifications
+        .register(Arc::clone(&machine.vm), &filters.notifications)
+        .map_err(VmError::Threads)?;
     if saved.is_none() {
-        acpi::write(&memory, config.max_vcpus, &devices.acpi_ids(config))?;
+        acpi::write(&memory, config.max_vcpus, &acpi_ids)?;
         registers::write_tables(&memory)?;
     }
     let console = console(files.console, config, &machine, saved.as_ref())?;
@@ -111,6 +118,7 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
             plug.announce();
         }
     }
+    counters.marks.add("state in place");
     let saver = Saver {
         vm: Arc::clone(&machine.vm),
         cpuid: machine.cpuid.clone(),

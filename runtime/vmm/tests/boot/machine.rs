@@ -65,7 +65,7 @@ pub fn config(dir: &Path) -> VmConfig {
         late_slots: None,
         fs_tag: Some("husk".to_owned()),
         nets: Vec::new(),
-        vsock: VsockConfig { cid: 3, socket: dir.join("vsock.sock"), host_fd: None },
+        vsock: VsockConfig { cid: 3, socket: dir.join("vsock.sock"), listener_fd: None, host_fd: None },
         control_socket: dir.join("control.sock"),
         restore: None,
         limits: Limits::default(),

@@ -1,11 +1,12 @@
 //! A device's registers in a snapshot.
 
+use event_manager::SubscriberId;
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueState, QueueT};
 use vm_memory::GuestAddressSpace;
 
 use super::{F_EVENT_IDX, F_VERSION_1, MmioTransport, Place, status};
-use crate::virtio::{Busy, WorkerError};
+use crate::virtio::{BoxedDevice, Busy, WorkerError, WorkerHandle};
 
 /// All that a driver can have set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,11 +157,12 @@ impl MmioTransport {
         })
     }
 
-    /// Makes a device that has had no driver yet go on from `state`. Nothing in it is taken on trust.
+    /// Has a device that has had no driver yet take up `state`, in which nothing is taken on trust. One whose driver runs
+    /// it is answered: it is to be handed to its worker, and [`Self::restored`] told of it.
     ///
     /// # Errors
     /// [`RestoreError`]; the device is of no use then.
-    pub fn restore(&mut self, state: &TransportState) -> Result<(), RestoreError> {
+    pub fn restore(&mut self, state: &TransportState) -> Result<Option<BoxedDevice>, RestoreError> {
         if !matches!(self.place, Place::Here(_)) {
             return Err(RestoreError::Start("it has a driver already".to_owned()));
         }
@@ -172,17 +174,24 @@ impl MmioTransport {
         self.queues = queues;
         self.interrupt.restore(state.status & !status::DRIVER_OK, state.interrupt_reasons);
         if state.status & status::DRIVER_OK == 0 {
-            return Ok(());
+            return Ok(None);
         }
-        let Place::Here(device) = std::mem::replace(&mut self.place, Place::Lost) else { return Ok(()) };
-        let started =
-            self.start(device, Some(state.own)).map_err(|error| RestoreError::Start(error.to_string()))?;
-        self.place = Place::Active(started);
+        let Place::Here(device) = std::mem::replace(&mut self.place, Place::Lost) else { return Ok(None) };
+        self.start(device, Some(state.own)).map(Some).map_err(|error| RestoreError::Start(error.to_string()))
+    }
+
+    /// The worker that a device of [`Self::restore`]'s is for.
+    pub fn worker(&self) -> &WorkerHandle {
+        &self.worker
+    }
+
+    /// The device has gone to its worker, and goes on.
+    pub fn restored(&mut self, id: SubscriberId) {
+        self.place = Place::Active(id);
         self.interrupt.add_status(status::DRIVER_OK);
         // The driver may have made buffers available, and the device may have used some, without the other's notice.
         self.kicks.iter().for_each(|kick| drop(kick.write(1)));
         self.interrupt.signal_queue();
-        Ok(())
     }
 
     fn check(&self, state: &TransportState) -> Result<Vec<Queue>, RestoreError> {

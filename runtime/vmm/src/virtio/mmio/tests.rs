@@ -134,10 +134,10 @@ fn a_driver_may_leave_queues_and_none_that_it_has_to_set_up() {
     other.driver = Driver::new(other.memory);
     // Its memory is the saved one's as far as the device looks: the one request has been made available.
     other.driver.claim(1);
-    other.transport.restore(&state).unwrap();
+    restore(&mut other, &state).unwrap();
     assert_eq!(other.status(), 15);
     let mut stricter = World::of(identity(2));
-    assert!(matches!(stricter.transport.restore(&state), Err(RestoreError::Queue(1))));
+    assert!(matches!(restore(&mut stricter, &state), Err(RestoreError::Queue(1))));
 }
 
 #[test]
@@ -276,8 +276,18 @@ fn restored(state: serde_json::Value) -> Result<World, RestoreError> {
     let mut world = World::new();
     // The rings are in memory as the driver has left them.
     world.driver = Driver::new(world.memory);
-    world.transport.restore(&serde_json::from_value(state).unwrap())?;
+    restore(&mut world, &serde_json::from_value(state).unwrap())?;
     Ok(world)
+}
+
+/// The device goes on in its worker.
+fn restore(world: &mut World, state: &TransportState) -> Result<(), RestoreError> {
+    let transport = &mut world.transport;
+    if let Some(device) = transport.restore(state)? {
+        let id = transport.worker().add(device).unwrap();
+        transport.restored(id);
+    }
+    Ok(())
 }
 
 #[test]
@@ -293,7 +303,7 @@ fn a_device_that_is_saved_goes_on_there_and_elsewhere() {
     assert_eq!((other.status(), other.read(register::QUEUE_READY)), (15, 1));
     // Once only.
     let again = other.transport.save().unwrap();
-    assert!(matches!(other.transport.restore(&again), Err(RestoreError::Start(_))));
+    assert!(matches!(restore(&mut other, &again), Err(RestoreError::Start(_))));
     // A reset works as ever.
     other.write(register::STATUS, 0);
     assert_eq!(other.status(), 0);
