@@ -137,6 +137,8 @@ fn io() -> AllowList {
     let list = every().allow(LOOP).allow(LIMITS).allow(&sockets);
     // The guest's connections to the host.
     let list = list.allow_with(libc::SYS_socketpair, &[(0, Argument::Is(libc::AF_UNIX as u32))]);
+    let buffers = [(1, Argument::Is(libc::SOL_SOCKET as u32)), (2, Argument::Is(libc::SO_SNDBUF as u32))];
+    let list = list.allow_with(libc::SYS_setsockopt, &buffers);
     // What the driver wants of an interface's queues.
     [libc::FIONBIO as u32, libc::TUNSETQUEUE as u32].into_iter().fold(list, ioctl)
 }

@@ -326,7 +326,7 @@ fn foreign_is_refused() {
     refused(&|config| config.memory_mib = 256, "memory_mib 128, and the configuration says 256");
     refused(&|config| config.max_vcpus = 2, "max_vcpus 3");
     refused(&|config| config.block_slots = 4, "block_slots 3");
-    refused(&|config| config.nets.clear(), "nets of 1");
+    refused(&|config| config.nets.clear(), "nets with numbers of queues of [1]");
     refused(&|config| config.fs_tag = None, "fs_tag Some(\"husk\")");
     refused(&|config| config.hotplug = None, "hotplug.limit_mib Some(1024)");
 

@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::net::SendFlags;
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use vm_memory::VolatileSlice;
 
 use super::packet::{Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
@@ -77,9 +78,20 @@ pub struct Connection {
     credit_asked: bool,
 }
 
+impl AsRawFd for Connection {
+    fn as_raw_fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
+}
+
 impl Connection {
     /// `others` are open already.
     fn new(stream: UnixStream, others: usize, stage: Stage, owed: Owed) -> Self {
+        let buffer = if others < LARGE_BUFFERS { BUFFER } else { SMALL_BUFFER };
+        if buffer == BUFFER {
+            // Where the guest may send so much, the system shall take it at once. It may allow less.
+            let _ = set_socket_send_buffer_size(&stream, BUFFER as usize);
+        }
         Self {
             stream,
             stage,
@@ -91,7 +103,7 @@ impl Connection {
             guest_done: false,
             guest_deaf: false,
             pending: VecDeque::new(),
-            buffer: if others < LARGE_BUFFERS { BUFFER } else { SMALL_BUFFER },
+            buffer,
             received: 0,
             forwarded: 0,
             forwarded_told: 0,
@@ -241,7 +253,12 @@ impl Connection {
         self.guest_done && self.guest_deaf && (self.pending.is_empty() || self.stage == Stage::Closing)
     }
 
-    /// The host's side may have data, an end, or room. `gone`: it has closed both ways.
+    /// Whether the host's side has to take something before more can be given to it.
+    pub fn wants_room(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// The host's side may have data or its end. `gone`: it has closed both ways.
     pub fn wake(&mut self, gone: bool) {
         self.readable = true;
         self.host_gone |= gone;

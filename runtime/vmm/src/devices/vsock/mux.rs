@@ -42,6 +42,13 @@ struct Reset {
 struct Entry {
     ports: Ports,
     connection: Connection,
+    /// Whether its stream is watched for room.
+    watched_for_room: bool,
+}
+
+/// What a stream is watched for: data and its end.
+fn always() -> EventSet {
+    EventSet::IN | EventSet::READ_HANG_UP
 }
 
 /// The multiplexer.
@@ -115,7 +122,7 @@ impl Mux {
             } else if self.greeting.contains_key(&id) {
                 self.greet(id);
             } else {
-                self.wake(id, set.intersects(EventSet::HANG_UP | EventSet::ERROR));
+                self.wake(id, set);
             }
         }
         if self.accept_again {
@@ -166,8 +173,24 @@ impl Mux {
     }
 
     fn watch_stream(&self, id: u64, stream: &UnixStream) -> bool {
-        let events = EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP;
-        watch(&self.epoll, stream.as_raw_fd(), id, events).is_ok()
+        watch(&self.epoll, stream.as_raw_fd(), id, always()).is_ok()
+    }
+
+    /// Watches a connection's stream for room as long as something waits for it: a stream with room at all times would
+    /// wake the thread whenever its other end has read.
+    fn watch_for_room(&mut self, id: u64) {
+        let Some(Entry { connection, watched_for_room, .. }) = self.connections.get_mut(&id) else { return };
+        let wanted = connection.wants_room();
+        if wanted == *watched_for_room {
+            return;
+        }
+        let events = if wanted { always() | EventSet::OUT } else { always() } | EventSet::EDGE_TRIGGERED;
+        let event = EpollEvent::new(events, id);
+        // What is there already comes as an event as well.
+        match self.epoll.ctl(ControlOperation::Modify, connection.as_raw_fd(), event) {
+            Ok(()) => *watched_for_room = wanted,
+            Err(error) => crate::fact!("vsock: a stream cannot be watched: {error}"),
+        }
     }
 
     fn greet(&mut self, id: u64) {
@@ -197,7 +220,7 @@ impl Mux {
 
     fn insert(&mut self, id: u64, ports: Ports, connection: Connection) {
         self.ids.insert(ports, id);
-        self.connections.insert(id, Entry { ports, connection });
+        self.connections.insert(id, Entry { ports, connection, watched_for_room: false });
         self.enqueue(id);
     }
 
@@ -209,9 +232,12 @@ impl Mux {
         }
     }
 
-    fn wake(&mut self, id: u64, gone: bool) {
+    fn wake(&mut self, id: u64, set: EventSet) {
         let Some(Entry { connection, .. }) = self.connections.get_mut(&id) else { return };
-        connection.wake(gone);
+        let gone = EventSet::HANG_UP | EventSet::ERROR;
+        if set.intersects(always() | gone) {
+            connection.wake(set.intersects(gone));
+        }
         let flushed = connection.flush();
         connection.notice_hangup();
         self.settle(id, flushed);
@@ -224,6 +250,7 @@ impl Mux {
             self.reset(id);
         } else {
             self.enqueue(id);
+            self.watch_for_room(id);
         }
     }
 
@@ -312,7 +339,7 @@ impl Mux {
             return Some(Header { source_cid: cid, ..self.header(ports, Op::Reset) });
         }
         while let Some(id) = self.line.pop_front() {
-            let Some(Entry { ports, connection }) = self.connections.get_mut(&id) else { continue };
+            let Some(Entry { ports, connection, .. }) = self.connections.get_mut(&id) else { continue };
             connection.queued = false;
             let ports = *ports;
             let packet = connection.next_packet(room);
