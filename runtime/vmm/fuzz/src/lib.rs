@@ -161,7 +161,8 @@ impl World {
     }
 
     fn kick(&self, queue: usize) {
-        if let Some(kick) = self.transport.as_ref().and_then(|transport| transport.kicks().get(queue)) {
+        let kicks = self.transport.as_ref().map(MmioTransport::kicks).unwrap_or_default();
+        if let Some(kick) = kicks.get(queue) {
             let _ = kick.write(1);
         }
     }
@@ -172,7 +173,7 @@ impl World {
         self.register(0x70, 0);
         self.register(0x70, 1 | 2);
         for half in 0..2 {
-            let mut offered = [0; QUEUES as usize];
+            let mut offered = [0; 4];
             self.register(0x14, half);
             if let Some(transport) = &mut self.transport {
                 transport.read(0x10, &mut offered);
