@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use husk_vmm::fuzzing::{Mem, Plug, Ram, Region, Served};
 use husk_vmm_fuzz::{Step, World};
-use kvm_ioctls::Kvm;
+use kvm_ioctls::{Kvm, VmFd};
 
 const MIB: u64 = 1 << 20;
 /// Two slots.
@@ -17,8 +17,18 @@ fn kvm() -> &'static Kvm {
     KVM.get_or_init(|| Kvm::new().expect("open /dev/kvm"))
 }
 
+/// The fuzzer's alarm may come in between.
+fn vm() -> VmFd {
+    loop {
+        match kvm().create_vm() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            vm => return vm.expect("a VM"),
+        }
+    }
+}
+
 libfuzzer_sys::fuzz_target!(|steps: Vec<Step>| {
-    let vm = Arc::new(kvm().create_vm().expect("a VM"));
+    let vm = Arc::new(vm());
     let ram = Ram::new(1, false).expect("guest memory");
     let region = Region::new(&ram, vm, u64::from(PLUGGABLE_MIB) * MIB);
     let start = region.start();

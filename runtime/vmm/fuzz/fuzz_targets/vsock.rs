@@ -22,7 +22,8 @@ libfuzzer_sys::fuzz_target!(|steps: Vec<Step>| {
     let (vmm, host) = host_ports::pair().expect("a pair of sockets");
     host.set_nonblocking(true).expect("not block");
     let mut world = World::new();
-    let config = VsockConfig { cid: 3, socket: socket.clone(), listener_fd: None, host_fd: Some(vmm.into_raw_fd()) };
+    let config =
+        VsockConfig { cid: 3, socket: socket.clone(), listener_fd: None, host_fd: Some(vmm.into_raw_fd()) };
     let device = Vsock::new(&config, listen(&socket).expect("listen"), Default::default()).expect("a device");
     world.plug(Vsock::identity(3), Box::new(device), World::interrupt());
     let clients: RefCell<Vec<UnixStream>> = RefCell::default();
