@@ -59,35 +59,18 @@ const ROWS: &[Row] = &[
     row("life-cpu", "CPU of daemon and VMM in a pod's life", "ms", CONTAINERD, Goal::RatioAtMost(0.5)),
 ];
 
-/// The steps of starts, in their order.
-const STEPS: &[(&str, &[&str])] = &[
-    ("ring 3: ", &["started", "confined", "guest loaded", "devices made", "state in place", "guest entered"]),
+/// The monitor's own steps of any start, in their order.
+const MONITOR: &[&str] =
+    &["started", "confined", "guest loaded", "devices made", "state in place", "guest entered"];
+
+/// The starts, and the guest's steps that follow.
+const STARTS: &[(&str, &[&str])] = &[
+    ("ring 3: ", &[]),
     (
         "boot: ",
-        &[
-            "started",
-            "confined",
-            "guest loaded",
-            "devices made",
-            "state in place",
-            "guest entered",
-            "before its clock, and the word's way",
-            "kernel until its first process",
-            "agent until it listens",
-        ],
+        &["before its clock, and the word's way", "kernel until its first process", "agent until it listens"],
     ),
-    (
-        "clone: ",
-        &[
-            "started",
-            "confined",
-            "guest loaded",
-            "devices made",
-            "state in place",
-            "guest entered",
-            "guest until its agent answers",
-        ],
-    ),
+    ("clone: ", &["guest until its agent answers"]),
 ];
 
 /// Prints a row for each measure that has been taken.
@@ -122,8 +105,8 @@ pub fn print(figures: &Figures, rounds: usize) {
 /// Prints where the time of boots and clones goes.
 pub fn print_steps(figures: &Figures) {
     println!("\nsteps of a start, ms");
-    for (start, steps) in STEPS {
-        for step in *steps {
+    for (start, of_guest) in STARTS {
+        for step in MONITOR.iter().chain(*of_guest) {
             let name = format!("{start}{step}");
             if let [Some(took), _] = figures.medians(&name) {
                 println!("{name:<48}{took:>10.1}");
