@@ -8,6 +8,7 @@ mod slots;
 pub(crate) mod sys;
 mod trace;
 mod user;
+mod waits;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -26,6 +27,7 @@ pub use scratch::ScratchTemplate;
 pub use slots::{SCRATCH_SLOT, Slots};
 pub use trace::Trace;
 pub use user::{free as free_user, of_template as template_user};
+pub use waits::Waits;
 
 use crate::cgroup::Door;
 use crate::config::VmDefaults;
