@@ -213,6 +213,7 @@ impl Node {
         })?;
         self.tell_of_pod(pod, Kind::Started);
         self.watch_agent(pod.clone(), vm.clone(), asked);
+        let vmm_pid = vm.process.pid;
         self.watch(pod.clone(), vm);
         let configure = configuring.elapsed();
         self.metrics.started(StartStep::Network, networked);
@@ -228,9 +229,11 @@ impl Node {
             configure_ms = ms(configure),
             "pod is ready"
         );
-        if !cloned {
-            let node = self.clone();
-            let defaults = defaults.clone();
+        let node = self.clone();
+        let defaults = defaults.clone();
+        if cloned {
+            tokio::task::spawn_blocking(move || node.templates.learn(&class, &defaults, vmm_pid));
+        } else {
             tokio::spawn(async move { node.templates.make(&class, &defaults, &node.metrics).await });
         }
         Ok(())

@@ -9,7 +9,7 @@ use husk_failpoint::reach;
 use husk_vmm::config::HotplugConfig;
 use rustix::fs::{FlockOperation, flock};
 
-use super::{Class, HALF_MADE, Templates, end, entries, files, remove, used};
+use super::{Class, HALF_MADE, Templates, end, entries, files, remove, sync, used};
 use crate::cgroup::CgroupPath;
 use crate::config::VmDefaults;
 use crate::error::{Error, Result};
@@ -167,8 +167,4 @@ async fn save(vm: &Vm, to: &Path) -> Result<()> {
 
 fn make_dir(dir: &Path) -> Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| Error::io("make", dir, e))
-}
-
-fn sync(dir: &Path) -> Result<()> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| Error::io("sync", dir, e))
 }

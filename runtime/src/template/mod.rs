@@ -1,13 +1,15 @@
 //! Templates: guests that have booted and wait for their pod, saved. A pod's VM is a clone of one.
 //!
-//! `ROOT/templates/BUILD/CLASS/` has the two files of one. It is made beside its place and renamed, so that what is there
+//! `ROOT/templates/BUILD/CLASS/` has the two files of one, and of what its first clone has shown a third. It is made beside its place and renamed, so that what is there
 //! is whole; what an ending daemon left half made is swept by the next. A template belongs to one build (monitor, kernel,
 //! initramfs, host's kernel) and one class of pods.
 
 mod class;
+mod learn;
 mod make;
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::SystemTime;
@@ -36,6 +38,8 @@ pub struct Templates {
     parent_cgroup: String,
     /// Places of those whose memory this daemon has written or had checked.
     trusted: Mutex<HashSet<PathBuf>>,
+    /// Held while something of a clone is written down: several may be made at once.
+    learning: Mutex<()>,
 }
 
 impl Templates {
@@ -47,6 +51,7 @@ impl Templates {
             cgroups,
             parent_cgroup: config.cgroup.parent.clone(),
             trusted: Mutex::default(),
+            learning: Mutex::default(),
         }
     }
 
@@ -60,7 +65,8 @@ impl Templates {
         let [state, memory] = files(&place);
         // Power may have failed, or the disk, since an earlier daemon wrote it.
         let verify = !lock(&self.trusted).contains(&place);
-        (state.is_file() && memory.is_file()).then_some(RestoreConfig { state, memory, verify })
+        let written = Some(written(&place)).filter(|path| path.is_file());
+        (state.is_file() && memory.is_file()).then_some(RestoreConfig { state, memory, verify, written })
     }
 
     /// A clone of this template runs: its memory is as it was written.
@@ -123,13 +129,18 @@ fn used(place: &Path) -> Option<SystemTime> {
 }
 
 fn note_use(place: &Path) -> Result<()> {
-    let noted = std::fs::File::open(place).and_then(|dir| dir.set_modified(SystemTime::now()));
+    let noted = File::open(place).and_then(|dir| dir.set_modified(SystemTime::now()));
     noted.map_err(|e| Error::io("note the use of", place, e))
 }
 
 /// State and memory.
 fn files(place: &Path) -> [PathBuf; 2] {
     [place.join("state"), place.join("memory")]
+}
+
+/// The pages that clones write to at once.
+fn written(place: &Path) -> PathBuf {
+    place.join("written")
 }
 
 fn half_made(build: &Path) -> Vec<PathBuf> {
@@ -141,6 +152,10 @@ fn half_made(build: &Path) -> Vec<PathBuf> {
 fn entries(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
+fn sync(dir: &Path) -> Result<()> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| Error::io("sync", dir, e))
 }
 
 fn remove(dir: &Path) -> Result<()> {

@@ -33,6 +33,13 @@ fn a_template_is_found_by_its_class_until_it_is_discarded() {
     put(&templates.place(&class(256), &config.vm).unwrap());
     let found = templates.find(&class(256), &config.vm).unwrap();
     assert!(found.verify && templates.find(&class(128), &config.vm).is_none());
+    assert!(found.written.is_none());
+    // This process is no clone.
+    templates.learn(&class(256), &config.vm, std::process::id() as i32);
+    assert!(templates.find(&class(256), &config.vm).unwrap().written.is_none());
+    let place = templates.place(&class(256), &config.vm).unwrap();
+    std::fs::write(written(&place), "x").unwrap();
+    assert_eq!(templates.find(&class(256), &config.vm).unwrap().written, Some(written(&place)));
     templates.trust(&found);
     assert!(!templates.find(&class(256), &config.vm).unwrap().verify);
     templates.discard(&found);

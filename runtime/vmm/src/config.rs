@@ -127,6 +127,10 @@ pub struct RestoreConfig {
     /// Whether to read all of the memory first and compare it with its checksum.
     #[serde(default)]
     pub verify: bool,
+    /// Which pages of the memory are copied before the guest goes on, because it will write to them at once
+    /// ([`crate::written::Written`]).
+    #[serde(default)]
+    pub written: Option<PathBuf>,
 }
 
 /// What is special about one VMM's confinement. It has to be started as the first process of a PID namespace.

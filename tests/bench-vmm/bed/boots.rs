@@ -14,6 +14,7 @@ use husk_proto::{AGENT_PORT, LATE_SLOT_ID, READY_PORT, ReadyTimes, VOLUME_TAG};
 use husk_tests::{Bed, Process, Qemu, Vmm, microvm, readable, step};
 use husk_vmm::config::{HotplugConfig, LateSlots, NetConfig, RestoreConfig, VmConfig};
 use husk_vmm::control::Request;
+use husk_vmm::written::Written;
 use vsock::{VMADDR_CID_ANY, VsockListener};
 
 use super::{LIMIT, MEMORY, insist};
@@ -53,7 +54,7 @@ pub fn measure(bed: &Bed, rounds: usize, figures: &mut Figures) {
         dir,
         words: VsockListener::bind_with_cid_port(VMADDR_CID_ANY, READY_PORT).expect("listen on vsock"),
     };
-    let template = boots.template();
+    let mut template = boots.template();
     // The first round warms caches and is not counted.
     for round in 0..=rounds {
         std::thread::sleep(SETTLED);
@@ -61,7 +62,11 @@ pub fn measure(bed: &Bed, rounds: usize, figures: &mut Figures) {
         std::thread::sleep(SETTLED);
         let (boot, steps, _) = insist("husk-vmm's boot", || boots.boot(false));
         std::thread::sleep(SETTLED);
-        let (clone, clone_steps) = boots.clone_of(&template);
+        let (clone, clone_steps, vmm) = boots.clone_of(&template);
+        if round == 0 {
+            boots.learn(&mut template, &vmm);
+        }
+        drop(vmm);
         step(format!("round {round} of {rounds}: QEMU {qemu:.0} ms, boot {boot:.0} ms, clone {clone:.1} ms"));
         if round > 0 {
             figures.ours("boot", boot);
@@ -170,6 +175,7 @@ impl Boots {
             state: self.dir.join("template"),
             memory: self.dir.join("template-memory"),
             verify: false,
+            written: None,
         };
         let (_, _, vmm) = insist("the template's boot", || self.boot(true));
         let begun = Instant::now();
@@ -188,8 +194,17 @@ impl Boots {
         }
     }
 
+    /// What the daemon keeps of a template's first clone.
+    fn learn(&self, template: &mut RestoreConfig, clone: &Vmm) {
+        let path = self.dir.join("template-written");
+        let memory = File::open(&template.memory).expect("open the template's memory");
+        let written = Written::of_clone(clone.process().0, &memory).expect("look what a clone wrote");
+        File::create(&path).and_then(|file| written.write(&file)).expect("keep what a clone wrote");
+        template.written = Some(path);
+    }
+
     /// Milliseconds from the monitor's start to the agent's first bytes, and of the monitor's steps.
-    fn clone_of(&self, template: &RestoreConfig) -> (f64, Steps) {
+    fn clone_of(&self, template: &RestoreConfig) -> (f64, Steps, Vmm) {
         let (begun, clock) = (Instant::now(), trace::now());
         let vmm = Vmm::start(&self.vmm, VmConfig { restore: Some(template.clone()), ..self.config(false) });
         while !answers(vmm.connect(AGENT_PORT)) {
@@ -199,7 +214,7 @@ impl Boots {
         let mut steps = trace::monitor(clock, &trace::marks(&vmm));
         let monitor: f64 = steps.iter().map(|(_, took)| took).sum();
         steps.push(("guest until its agent answers".to_owned(), took - monitor));
-        (took, steps)
+        (took, steps, vmm)
     }
 }
 

@@ -53,7 +53,7 @@ pub async fn clones_differ(bed: Arc<Bed>) {
     without_then_with(&bed, "").await;
     let first = bed.pod(pod("first")).await;
     assert!(!first.is_clone().await);
-    templates_made(&bed, 1).await;
+    let template = templates_made(&bed, 1).await.remove(0);
     let mut pods = Vec::new();
     let mut seen: [BTreeSet<String>; 4] = Default::default();
     for number in 0..CLONES {
@@ -72,6 +72,13 @@ pub async fn clones_differ(bed: Arc<Bed>) {
         let time: u64 = time.parse().expect("a time");
         assert!(now.abs_diff(time) < 30, "the clone's clock says {time}, and it is {now}");
         pods.push(pod);
+        if number == 0 {
+            // Those that follow have copies of the pages that this one has written to.
+            wait_for("what the first clone shows", MAKING, || async {
+                template.join("written").is_file().then_some(())
+            })
+            .await;
+        }
     }
     let vmm = pods[CLONES - 1].vmm().await;
     let text = fs::read_to_string(format!("/proc/{vmm}/smaps_rollup")).expect("read the VMM's memory");

@@ -3,19 +3,21 @@
 mod hotplug;
 
 use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 
 use kvm_ioctls::VmFd;
 use vm_memory::mmap::FromRangesError;
 use vm_memory::{
     Address, FileOffset, GuestAddress, GuestMemoryAtomic, GuestMemoryMmap, GuestMemoryRegion,
-    GuestRegionMmap, MmapRegion,
+    GuestRegionMmap, MemoryRegionAddress, MmapRegion,
 };
 
 pub use hotplug::{HotplugError, Region, SLOT_BYTES};
 
 use crate::layout;
 use crate::sys::{self, Mapped};
+use crate::written::{PAGE, Written};
 
 /// The guest's memory, shared by everything that serves the guest. What it is at a moment, `memory()` tells: parts
 /// that are plugged come, and parts that are unplugged go.
@@ -75,17 +77,23 @@ impl Ram {
         Self::of(mib, huge_pages, |_, start, bytes| map(start, bytes, huge_pages))
     }
 
-    /// The memory of a clone: `saved` copy-on-write, which is of that size.
+    /// The memory of a clone: `saved` copy-on-write, which is of that size. The pages `written` are copied here.
     ///
     /// # Errors
     /// [`MemoryError::Map`].
-    pub fn restored(saved: File, mib: u32) -> Result<Self, MemoryError> {
+    pub fn restored(saved: File, mib: u32, written: &Written) -> Result<Self, MemoryError> {
         let saved = Arc::new(saved);
         Self::of(mib, false, |offset, start, bytes| {
             let place = FileOffset::from_arc(Arc::clone(&saved), offset);
             let (access, flags) =
                 (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_NORESERVE);
-            region(MmapRegion::build(Some(place), bytes, access, flags)?, start)
+            let mapped = region(MmapRegion::build(Some(place), bytes, access, flags)?, start)?;
+            for part in parts(written, offset, bytes) {
+                let slice = mapped.region().get_slice(MemoryRegionAddress(part.start as u64), part.len());
+                // Before 5.14 Linux cannot; the guest's writes do it then, and so they do where there is no memory left.
+                let Ok(Ok(())) = slice.map(|slice| sys::populate(&slice)) else { break };
+            }
+            Ok(mapped)
         })
     }
 
@@ -120,6 +128,16 @@ impl Ram {
         }
         Ok(())
     }
+}
+
+/// Bytes of a region that are `written`; the region has `bytes` bytes of the memory file from `offset` on.
+fn parts(written: &Written, offset: u64, bytes: usize) -> impl Iterator<Item = Range<usize>> {
+    let place = move |page: u64| {
+        let place = page.saturating_mul(PAGE).saturating_sub(offset);
+        usize::try_from(place).unwrap_or(usize::MAX).min(bytes)
+    };
+    let parts = written.ranges().iter().map(move |range| place(range.start)..place(range.end));
+    parts.filter(|part| !part.is_empty())
 }
 
 /// Maps memory of the host's for guest memory at `start`.

@@ -29,9 +29,13 @@ use crate::config::{RestoreConfig, VmConfig};
 use crate::mmio_bus::MmioBus;
 use crate::pio::Ports;
 use crate::virtio::{RestoreError, SaveError};
+use crate::written::Written;
 use state::{Shape, State, StateError};
 use vcpu::VcpuState;
 use vm::IrqChips;
+
+/// What the list of pages is called.
+const WRITTEN: &str = "list of written pages";
 
 /// Why there is no snapshot, or no clone of one.
 #[derive(Debug, thiserror::Error)]
@@ -176,6 +180,7 @@ impl Saver {
 pub struct SnapshotFiles {
     state: File,
     memory: File,
+    written: Option<File>,
     restore: RestoreConfig,
 }
 
@@ -191,6 +196,7 @@ impl SnapshotFiles {
         Ok(Self {
             state: open("state", &restore.state)?,
             memory: open("memory", &restore.memory)?,
+            written: restore.written.as_ref().map(|path| open(WRITTEN, path)).transpose()?,
             restore: restore.clone(),
         })
     }
@@ -201,6 +207,8 @@ pub struct Snapshot {
     state: State,
     memory: File,
     memory_path: PathBuf,
+    /// What its clones write to at once, as far as that is known.
+    pub written: Written,
 }
 
 impl Snapshot {
@@ -212,13 +220,19 @@ impl Snapshot {
         let SnapshotFiles {
             state,
             memory,
-            restore: RestoreConfig { state: path, memory: memory_path, verify },
+            written,
+            restore: RestoreConfig { state: path, memory: memory_path, verify, written: written_path },
         } = files;
         let state = State::read(&state).map_err(|source| SnapshotError::State { path, source })?;
         state.shape.check(&Shape::of(config)).map_err(SnapshotError::Foreign)?;
         memory::check(&memory, state.shape.memory_bytes(), &state.memory_digest, verify)
             .map_err(|why| SnapshotError::Memory { path: memory_path.clone(), why })?;
-        Ok(Self { state, memory, memory_path })
+        let written = match written.zip(written_path) {
+            Some((file, path)) => Written::read(&file, state.shape.memory_bytes())
+                .map_err(|source| SnapshotError::Read { what: WRITTEN, path, source })?,
+            None => Written::default(),
+        };
+        Ok(Self { state, memory, memory_path, written })
     }
 
     /// The guest's memory.

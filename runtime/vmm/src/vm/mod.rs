@@ -156,7 +156,7 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
 
 fn ram(config: &VmConfig, saved: Option<&Snapshot>) -> Result<Ram, VmError> {
     Ok(match saved {
-        Some(saved) => Ram::restored(saved.memory()?, config.memory_mib)?,
+        Some(saved) => Ram::restored(saved.memory()?, config.memory_mib, &saved.written)?,
         None => Ram::new(config.memory_mib, config.huge_pages)?,
     })
 }

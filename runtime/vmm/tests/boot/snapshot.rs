@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use husk_vmm::config::{HotplugConfig, NetConfig, RestoreConfig, VmConfig, slot_serial};
 use husk_vmm::control::client::ControlError;
 use husk_vmm::control::{Reply, Request, VmState};
+use husk_vmm::written::Written;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -25,6 +26,7 @@ pub const TESTS: &[Test] = &[
     ("a clone goes on where its template stood, with all its devices", clone_works),
     ("a clone of two CPUs at work", clone_of_two),
     ("a clone with two pairs of queues in use", clone_with_queues),
+    ("a clone has copies of what the one before has written to", written_before),
     ("twenty clones live at once and share what they do not change", twenty_clones),
     ("what a snapshot cannot hold is refused", busy_is_refused),
     ("a damaged or foreign snapshot is refused", foreign_is_refused),
@@ -48,7 +50,7 @@ impl Template {
     }
 
     fn restore(&self) -> RestoreConfig {
-        RestoreConfig { state: self.state(), memory: self.memory(), verify: false }
+        RestoreConfig { state: self.state(), memory: self.memory(), verify: false, written: None }
     }
 
     fn take(&self, machine: &Machine) -> Result<Reply, ControlError> {
@@ -254,6 +256,35 @@ fn clone_of_two() {
         clone.output("for i in 0 1; do busybox taskset $((i + 1)) busybox cut -d' ' -f1 /proc/uptime; done");
     let clocks: Vec<f64> = clocks.split_whitespace().map(|text| text.parse().unwrap()).collect();
     assert!(clocks[1] - clocks[0] >= 0.0 && clocks[1] - clocks[0] < 5.0, "{clocks:?}");
+}
+
+/// A clone that is told which pages it will write to has them before it runs, and works as any other.
+fn written_before() {
+    let template = template();
+    let memory = File::open(template.memory()).unwrap();
+    let written_by = |machine: &Machine| Written::of_clone(machine.process.id() as i32, &memory).unwrap();
+    let pages = |written: &Written| written.ranges().iter().map(|range| range.end - range.start).sum::<u64>();
+    let learnt = {
+        let clone = clone_of(&template);
+        written_by(&clone)
+    };
+    println!("  a clone that answers has written to {} pages of its template", pages(&learnt));
+    let path = template.0.path().join("written");
+    learnt.write(&File::create(&path).unwrap()).unwrap();
+    let restore = RestoreConfig { written: Some(path.clone()), ..template.restore() };
+    let mut clone = Machine::clone_of(restore.clone(), shape);
+    answers(&mut clone);
+    let own: BTreeSet<u64> = written_by(&clone).ranges().iter().cloned().flatten().collect();
+    let missing = learnt.ranges().iter().cloned().flatten().filter(|page| !own.contains(page)).count();
+    assert_eq!(missing, 0, "of {} pages", pages(&learnt));
+    assert_eq!(clone.output("busybox cat /tmp/mark"), "here");
+    echo(&clone, 1 << 20);
+    // What is no list of this memory's pages is refused.
+    for (text, why) in [(r#"[{"start":0,"end":999999}]"#, "none of a memory of 32768"), ("[", "EOF")] {
+        fs::write(&path, text).unwrap();
+        let words = refusal(restore.clone(), |_| {});
+        assert!(words.contains("list of written pages") && words.contains(why), "{words}");
+    }
 }
 
 /// The proportional share of memory of a process, KiB.
