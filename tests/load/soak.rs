@@ -83,7 +83,7 @@ pub async fn run(bed: &Bed, minutes: usize) -> String {
 type Count = fn(&Gauge) -> usize;
 
 /// What has grown over several rests: of lives that were over, and what there was. What the resident writes down just
-/// then comes and goes; a leak shows when there is never as little in the second half as once in the first.
+/// then comes and goes; a leak shows when the last two have more than any of the first half.
 ///
 /// # Errors
 /// When it is something that only a leak explains.
@@ -93,7 +93,8 @@ fn grown(rests: &[(usize, Gauge)]) -> Result<String, String> {
         _ => return Err(format!("{} rests tell nothing", rests.len())),
     };
     let lives = (last - first).max(1);
-    let (early, late) = rests.split_at(rests.len() / 2);
+    let early = &rests[..rests.len() / 2];
+    let late = &rests[rests.len().saturating_sub(2).max(early.len())..];
     let counts: [(&str, Count, usize); 7] = [
         ("descriptors", |gauge| gauge.descriptors, SLACK),
         ("threads", |gauge| gauge.threads, THREADS),
@@ -190,7 +191,9 @@ mod tests {
         assert!(grown(&rests(&[19, 21, 21, 19, 21, 21])).is_ok());
         assert!(grown(&rests(&[19, 19, 19, 21, 21, 19])).is_ok());
         let leak = grown(&rests(&[19, 20, 21, 22, 23, 24])).unwrap_err();
-        assert!(leak.contains("files have grown from 21 to 22 in 100 lives"), "{leak}");
+        assert!(leak.contains("files have grown from 21 to 23 in 100 lives"), "{leak}");
+        assert!(grown(&rests(&[19, 19, 19, 19, 21, 21])).is_err());
+        assert!(grown(&rests(&[19, 21])).is_err());
         assert!(grown(&rests(&[19])).is_err());
     }
 }

@@ -58,9 +58,13 @@ impl Node {
 /// tells, does not count: on a host with too much to do guests are slow, and none of them hangs.
 async fn in_time(limit: Duration, asked: impl Future<Output = ()>, waits: impl Fn() -> Waits) -> bool {
     let mut asked = pin!(asked);
-    let mut left = limit;
-    // What is less is not worth another look.
-    while left > limit / 16 {
+    // Less than this is not worth a look. Most answer sooner.
+    let moment = limit / 16;
+    if tokio::time::timeout(moment, &mut asked).await.is_ok() {
+        return true;
+    }
+    let mut left = limit - moment;
+    while left > moment {
         let before = waits();
         if tokio::time::timeout(left, &mut asked).await.is_ok() {
             return true;

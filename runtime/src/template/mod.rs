@@ -1,8 +1,8 @@
 //! Templates: guests that have booted and wait for their pod, saved. A pod's VM is a clone of one.
 //!
-//! `ROOT/templates/BUILD/CLASS/` has the two files of one, and of what its first clone has shown a third. It is made beside its place and renamed, so that what is there
-//! is whole; what an ending daemon left half made is swept by the next. A template belongs to one build (monitor, kernel,
-//! initramfs, host's kernel) and one class of pods.
+//! `ROOT/templates/BUILD/CLASS/` has the two files of one, and of what its first clone has shown a third. It is made
+//! beside its place and renamed, so that what is there is whole; what an ending daemon left half made is swept by the
+//! next. A template belongs to one build (monitor, kernel, initramfs, host's kernel) and one class of pods.
 
 mod class;
 mod learn;

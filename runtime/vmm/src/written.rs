@@ -15,6 +15,9 @@ const MAX_PAGES: u64 = 4096;
 /// The longest text: as many ranges of one page, each with two numbers.
 const MAX_TEXT: u64 = MAX_PAGES * 32;
 
+/// A clone maps its memory in one piece, or in two around the hole below 4 GiB.
+const MAX_MAPPINGS: usize = 2;
+
 /// Of an entry of `/proc/PID/pagemap` (Documentation/admin-guide/mm/pagemap.rst).
 const ENTRY: usize = size_of::<u64>();
 const PRESENT: u64 = 1 << 63;
@@ -32,11 +35,14 @@ impl Written {
     /// # Errors
     /// What the system says; `InvalidData` if there are none, or more than are worth it.
     pub fn of_clone(pid: i32, memory: &File) -> io::Result<Self> {
-        let inode = memory.metadata()?.ino();
+        let metadata = memory.metadata()?;
+        let (inode, pages) = (metadata.ino(), metadata.len() / PAGE);
         let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
         let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
         let mut written = Self::default();
-        for mapping in maps.lines().filter_map(|line| Mapping::parse(line, inode)) {
+        let mappings = maps.lines().filter_map(|line| Mapping::parse(line, inode));
+        // What the process has mapped is its own choice; how long it is looked at is not.
+        for mapping in mappings.filter(|mapping| mapping.is_within(pages)).take(MAX_MAPPINGS) {
             mapping.copies(&pagemap, |page| written.push(page))?;
         }
         written.0.sort_by_key(|range| range.start);
@@ -124,6 +130,12 @@ impl Mapping {
         (private && of_the_file).then_some(Self { pages, first: offset / PAGE })
     }
 
+    /// Whether the file, which has so many pages, has all of it.
+    fn is_within(&self, pages: u64) -> bool {
+        let mapped = self.pages.end.saturating_sub(self.pages.start);
+        self.first.saturating_add(mapped) <= pages
+    }
+
     /// Calls `each` with the file's pages that the process has copies of.
     fn copies(&self, pagemap: &File, mut each: impl FnMut(u64)) -> io::Result<()> {
         let mut buffer = vec![0; CHUNK * ENTRY];
@@ -191,6 +203,7 @@ mod tests {
     fn lines_of_maps() {
         let line = "7f00a000-7f00c000 rw-p 00003000 fe:01 77                 /a memory";
         let mapping = Mapping { pages: 0x7f00a..0x7f00c, first: 3 };
+        assert!(mapping.is_within(5) && !mapping.is_within(4));
         assert_eq!(Mapping::parse(line, 77), Some(mapping));
         assert_eq!(Mapping::parse(line, 78), None);
         assert_eq!(Mapping::parse(&line.replace("rw-p", "rw-s"), 77), None);

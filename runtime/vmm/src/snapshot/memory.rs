@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
 
 /// Bytes of a page, the least that is written.
-pub const PAGE: usize = 4096;
+pub const PAGE: usize = crate::written::PAGE as usize;
 /// Bytes read at once.
 const CHUNK: usize = 64 * PAGE;
 /// What the last page begins with; the digest follows.
