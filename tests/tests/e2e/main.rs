@@ -23,6 +23,7 @@ mod network;
 mod observe;
 mod operator;
 mod process;
+mod scrape;
 mod streaming;
 mod templates;
 mod user_namespaces;

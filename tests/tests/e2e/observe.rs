@@ -1,7 +1,5 @@
 //! What a daemon is watched by: metrics, traces, log lines. Each test ends with a daemon that tells nothing but its log.
 
-use std::collections::HashMap;
-use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,6 +21,8 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status};
 
+use crate::scrape::{self, address, ask, calls, scrape};
+
 /// How long something may take to be told.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -32,44 +32,9 @@ const NGINX: &str = "docker.io/husk/nginx:latest";
 /// What a pod's secret is in its tests.
 const SECRET: &str = "correct horse battery staple";
 
-/// Series with their labels, as they are written, to values.
-type Figures = HashMap<String, f64>;
-
-/// Where a daemon that was just started serves its metrics.
-fn address(log: &str) -> String {
-    let line = log.lines().rev().find(|line| line.contains("serving metrics")).expect("it says where");
-    let (_, address) = line.split_once("address=").expect("the address");
-    address.split_whitespace().next().expect("the address").to_owned()
-}
-
-/// What an HTTP server answers to a request, headers included.
-fn ask(address: &str, request: &str) -> String {
-    let mut stream = TcpStream::connect(address).expect("connect to the daemon");
-    stream.set_read_timeout(Some(LIMIT)).expect("set a limit");
-    write!(stream, "{request} HTTP/1.1\r\nhost: husk.test\r\n\r\n").expect("send a request");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("read the answer");
-    answer
-}
-
-fn scrape(address: &str) -> (String, Figures) {
-    let answer = ask(address, "GET /metrics");
-    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-    let (_, text) = answer.split_once("\r\n\r\n").expect("headers and a body");
-    let series = text.lines().filter(|line| !line.starts_with('#')).map(|line| {
-        let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no value: {line}"));
-        (name.to_owned(), value.parse().unwrap_or_else(|_| panic!("no number: {line}")))
-    });
-    (text.to_owned(), series.collect())
-}
-
-fn calls(method: &str, code: &str) -> String {
-    format!("husk_cri_calls_total{{method=\"{method}\",code=\"{code}\"}}")
-}
-
 /// A pod's whole life, a refused call and a dead VM are counted, each once, and nothing of them is named.
 pub async fn metrics(bed: Arc<Bed>) {
-    bed.daemon.restart_with("", "[metrics]\naddress = \"127.0.0.1:0\"\n").await;
+    bed.daemon.restart_with("", scrape::SERVED).await;
     let address = address(&bed.daemon.log());
     let (_, before) = scrape(&address);
     assert_eq!(before["husk_sandboxes{state=\"ready\"}"], 0.0);

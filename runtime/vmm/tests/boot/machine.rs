@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use crate::guest;
 
 /// The slowest host that is worth waiting for is an emulated one.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running VM.
 pub struct Machine {
