@@ -54,12 +54,15 @@ pub async fn alone(bed: &Bed, client: &Client, calls: &Calls, phase: &'static st
     calls.retried(phase, "RunPodSandbox", || Pod::try_run(client, "", config.clone())).await
 }
 
-/// One more container of a pod.
+/// One more container of a pod. One that could not be started stays as it is, and another is made, as kubelet does.
 pub async fn add(pod: &Pod, calls: &Calls, phase: &'static str, line: &str) -> Container {
-    let config = container("load", line);
-    let container = calls.retried(phase, "CreateContainer", || pod.try_create(config.clone())).await;
-    calls.retried(phase, "StartContainer", || container.start()).await;
-    container
+    let made = || async {
+        let config = container("load", line);
+        let container = calls.timed(phase, "CreateContainer", pod.try_create(config)).await?;
+        calls.timed(phase, "StartContainer", container.start()).await?;
+        Ok(container)
+    };
+    calls.retried(phase, "Create- and StartContainer", made).await
 }
 
 /// StopPodSandbox and RemovePodSandbox.
