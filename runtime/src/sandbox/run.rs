@@ -144,7 +144,8 @@ impl Node {
         let request = network_request(&pod.id, &metadata, &config)?;
         let plan = Plan { defaults, size, room, nets: &[] };
         let (setup, Timed { it: started, took: booted }) = self.start(pod, plan, &request, caller).await?;
-        let Started { vm, mut guest, cloned, class } = started;
+        let Started { vm, mut guest, template, class } = started;
+        let cloned = template.is_some();
         let Timed { it: setup, took: networked } = setup;
         reach(format_args!("started a sandbox's VM"));
         let configuring = Instant::now();
@@ -230,11 +231,15 @@ impl Node {
             "pod is ready"
         );
         let node = self.clone();
-        let defaults = defaults.clone();
-        if cloned {
-            tokio::task::spawn_blocking(move || node.templates.learn(&class, &defaults, vmm_pid));
-        } else {
-            tokio::spawn(async move { node.templates.make(&class, &defaults, &node.metrics).await });
+        match template {
+            Some(template) if template.written.is_none() => {
+                tokio::task::spawn_blocking(move || node.templates.learn(&template, vmm_pid));
+            }
+            Some(_) => {}
+            None => {
+                let defaults = defaults.clone();
+                tokio::spawn(async move { node.templates.make(&class, &defaults, &node.metrics).await });
+            }
         }
         Ok(())
     }

@@ -40,9 +40,9 @@ pub(super) struct Plan<'a> {
 pub(super) struct Started {
     pub vm: Arc<Vm>,
     pub guest: Guest,
-    /// It has not booted.
-    pub cloned: bool,
-    /// Of which it is, or of which the next can be a clone.
+    /// Of which it is a clone, if it has not booted.
+    pub template: Option<RestoreConfig>,
+    /// That of its template, or of the one that its next can be a clone of.
     pub class: Class,
 }
 
@@ -122,7 +122,7 @@ impl Node {
                 Ok((vm, guest)) => {
                     self.templates.trust(&template);
                     trace.tell(&pod.id, &vm, None);
-                    return Ok(Started { vm, guest, cloned: true, class });
+                    return Ok(Started { vm, guest, template: Some(template), class });
                 }
                 Err(e) => {
                     tracing::warn!(sandbox = pod.id, "the pod's VM boots, its template is of no use: {e}");
@@ -138,7 +138,7 @@ impl Node {
         })
         .await?;
         trace.tell(&pod.id, &vm, word);
-        Ok(Started { vm, guest, cloned: false, class })
+        Ok(Started { vm, guest, template: None, class })
     }
 
     async fn clone_vm(

@@ -4,24 +4,23 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use husk_vmm::config::RestoreConfig;
 use husk_vmm::written::Written;
 
-use super::{Class, HALF_MADE, Templates, files, sync, written};
-use crate::config::VmDefaults;
+use super::{HALF_MADE, Templates, files, sync, written};
 use crate::error::{Error, Result};
 use crate::node::lock;
 
 impl Templates {
-    /// Writes down which pages a clone of a class, whose VMM is process `pid`, has written to, unless it is known. To be
-    /// asked for when the clone's guest is set up and no tenant has worked in it yet.
-    pub fn learn(&self, class: &Class, vm: &VmDefaults, pid: i32) {
+    /// Writes down which pages a clone of a template, whose VMM is process `pid`, has written to, unless it is known. To
+    /// be asked for when the clone's guest is set up and no tenant has worked in it yet.
+    pub fn learn(&self, template: &RestoreConfig, pid: i32) {
+        let Some(place) = template.state.parent() else { return };
         let _alone = lock(&self.learning);
-        let learnt = self.place(class, vm).and_then(|place| match written(&place).exists() {
-            true => Ok(()),
-            false => note_written(&place, pid),
-        });
-        if let Err(e) = learnt {
-            tracing::debug!(class = class.name(), "further clones have to copy pages one by one: {e}");
+        if !written(place).exists()
+            && let Err(e) = note_written(place, pid)
+        {
+            tracing::debug!("further clones of {} have to copy pages one by one: {e}", place.display());
         }
     }
 }

@@ -35,7 +35,7 @@ fn a_template_is_found_by_its_class_until_it_is_discarded() {
     assert!(found.verify && templates.find(&class(128), &config.vm).is_none());
     assert!(found.written.is_none());
     // This process is no clone.
-    templates.learn(&class(256), &config.vm, std::process::id() as i32);
+    templates.learn(&found, std::process::id() as i32);
     assert!(templates.find(&class(256), &config.vm).unwrap().written.is_none());
     let place = templates.place(&class(256), &config.vm).unwrap();
     std::fs::write(written(&place), "x").unwrap();
