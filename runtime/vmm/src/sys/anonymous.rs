@@ -30,11 +30,12 @@ pub fn map_anonymous(bytes: usize, reserved: bool) -> Result<MmapRegion, MmapReg
     if start == libc::MAP_FAILED {
         return Err(MmapRegionError::Mmap(io::Error::last_os_error()));
     }
+    // All of it, so that mappings side by side stay one to the kernel, which counts them.
+    // SAFETY: the range is the mapping made above, and the advice changes nothing about its content.
+    unsafe { libc::madvise(start, length, libc::MADV_HUGEPAGE) };
     // Linux has aligned large mappings by itself since 6.7 alone, and what is left over at either end costs nothing.
     let skip = (start as usize).wrapping_neg() % HUGE_PAGE;
     let aligned = start.cast::<u8>().wrapping_add(skip);
-    // SAFETY: the range is within the mapping made above, and the advice changes nothing about its content.
-    unsafe { libc::madvise(aligned.cast(), bytes, libc::MADV_HUGEPAGE) };
     // SAFETY: `aligned` and `bytes` are within the mapping made above, whose pages begin there, and which nobody else
     // knows of and nothing unmaps.
     unsafe { MmapRegion::build_raw(aligned, bytes, ACCESS, flags) }
