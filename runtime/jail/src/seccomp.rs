@@ -1,5 +1,7 @@
 //! System calls: lists of those that a thread may make. Any other ends the process (SIGSYS).
 
+mod tree;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -73,7 +75,7 @@ impl AllowList {
     }
 
     fn program(self) -> Result<BpfProgram, BackendError> {
-        let mut rules = BTreeMap::new();
+        let mut rules = Rules::new();
         for (call, alternatives) in self.0 {
             let alternatives = alternatives.iter().map(|arguments| {
                 let conditions = arguments.iter().map(|(number, argument)| {
@@ -87,10 +89,15 @@ impl AllowList {
             });
             rules.insert(call, alternatives.collect::<Result<_, _>>()?);
         }
-        SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, TargetArch::x86_64)?
-            .try_into()
+        tree::program(&rules, &|rules| {
+            SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, TargetArch::x86_64)?
+                .try_into()
+        })
     }
 }
+
+/// What calls must be like, by their numbers.
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// A filter that ends the process for these calls and allows all others, for a program whose calls are not known.
 ///

@@ -12,7 +12,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
-use crate::jail;
+use crate::jail::{self, Begun};
 use crate::mmio_bus::MmioBus;
 use crate::pio::Ports;
 use crate::power::{Exit, ExitCell};
@@ -89,13 +89,14 @@ impl Vcpus {
             }
             let (vcpu, machine, gate, start) =
                 (Arc::clone(vcpu), machine.clone(), gate.clone(), start.clone());
-            threads.push(jail::start(&format!("vcpu{index}"), filter, move || {
+            threads.push(jail::spawn(&format!("vcpu{index}"), filter, move || {
                 start.wait();
                 let end = run(&vcpu, &machine, &gate);
                 gate.leave();
                 machine.exit.set(end);
             })?);
         }
+        let threads = threads.into_iter().map(Begun::confined).collect::<io::Result<_>>()?;
         if !cpus.is_empty() {
             sched_setaffinity(None, &own_cpus).map_err(io::Error::from)?;
         }

@@ -181,9 +181,9 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
 /// When there is no thread to be had.
 pub fn serve(listener: UnixListener, vm: Vm, filter: &Filter) -> io::Result<()> {
     let shared = Arc::new((listener, vm));
-    for _ in 0..MAX_CLIENTS {
+    let works = (0..MAX_CLIENTS).map(|_| {
         let shared = Arc::clone(&shared);
-        jail::start("control", filter, move || {
+        move || {
             let (listener, vm) = &*shared;
             for stream in listener.incoming() {
                 match stream {
@@ -194,9 +194,9 @@ pub fn serve(listener: UnixListener, vm: Vm, filter: &Filter) -> io::Result<()> 
                     }
                 }
             }
-        })?;
-    }
-    Ok(())
+        }
+    });
+    jail::start_all("control", filter, works).map(drop)
 }
 
 /// Answers requests until the client leaves or what it sends cannot be told apart any more.

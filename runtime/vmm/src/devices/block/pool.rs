@@ -72,13 +72,14 @@ impl Pool {
     /// When the system has no thread left.
     pub fn start(filter: &Filter, exit: &ExitCell) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        for _ in 0..THREADS {
+        let works = (0..THREADS).map(|_| {
             let (shared, exit) = (Arc::clone(&shared), exit.clone());
-            jail::start("pool", filter, move || {
+            move || {
                 let _ = catch_unwind(AssertUnwindSafe(|| shared.work()));
                 exit.set(Exit::Failed("a thread for disks has ended".into()));
-            })?;
-        }
+            }
+        });
+        jail::start_all("pool", filter, works)?;
         Ok(Self(shared))
     }
 
