@@ -70,12 +70,17 @@ pub fn prepare() -> Result<()> {
     setrlimit(Resource::RLIMIT_NPROC, unlimited, unlimited).context(|| "raising the limit of processes")
 }
 
-/// Once nobody waits for it: has the kernel leave what would wake an idle VM again and again.
+/// Once nobody waits for it: has the kernel tell of errors, and leave what would wake an idle VM again and again.
 pub fn settle() {
-    // Else it looks twice a second whether memory could be compacted before anybody wants it so. Who does is served.
-    const PROACTIVE: &str = "/proc/sys/vm/compaction_proactiveness";
-    if let Err(e) = fs::write(PROACTIVE, "0") {
-        tracing::warn!("{PROACTIVE}: {e}");
+    for (parameter, value) in [
+        // The console gets errors and worse, which a boot is too short for (the VMM's command line).
+        ("/proc/sys/kernel/printk", "4"),
+        // Else it looks twice a second whether memory could be compacted before anybody wants it so. Who does is served.
+        ("/proc/sys/vm/compaction_proactiveness", "0"),
+    ] {
+        if let Err(e) = fs::write(parameter, value) {
+            tracing::warn!("{parameter}: {e}");
+        }
     }
 }
 

@@ -15,14 +15,18 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMma
 use crate::config::VmConfig;
 use crate::layout;
 
-/// Given to every kernel. `quiet` keeps the slow serial port out of the boot; `panic=-1` and ACPI's reset
-/// register turn a panic into an end of the VM at once; KVM's clock makes a TSC watchdog and the timer check
-/// of real hardware pointless; there is no keyboard controller worth probing.
+/// Given to every kernel. `quiet` and the log level, which the agent raises, keep the slow serial port out of the boot:
+/// where there is no PCI the kernel calls that fatal, at length. `panic=-1` and ACPI's reset register turn a panic into
+/// an end of the VM at once; KVM's clock makes a TSC watchdog and the timer check of real hardware pointless; there is
+/// no keyboard controller worth probing, nor anything on a PCI bus.
+///
+/// A kernel that boots on one CPU would take the lock prefixes out of some thousand instructions, one by one, and put
+/// them in again when the VM gets another CPU. That is much of a boot, and of a resize.
 ///
 /// Memory that is plugged is the kernel's to use as it likes, but so that it can go again: most of it is for what can
 /// be moved away, as far as the kernel's own needs allow.
-pub const CMDLINE: &str = "console=ttyS0 quiet loglevel=4 panic=-1 reboot=a tsc=reliable no_timer_check \
-     i8042.noaux i8042.nomux i8042.dumbkbd loop.max_loop=0 random.trust_cpu=on memory_hotplug.online_policy=auto-movable";
+pub const CMDLINE: &str = "console=ttyS0 quiet loglevel=3 panic=-1 reboot=a tsc=reliable no_timer_check \
+     noreplace-smp pci=off i8042.noaux i8042.nomux i8042.dumbkbd loop.max_loop=0 random.trust_cpu=on memory_hotplug.online_policy=auto-movable";
 
 /// Why a VM cannot boot.
 #[derive(Debug, thiserror::Error)]
