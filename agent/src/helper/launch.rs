@@ -27,9 +27,9 @@ use crate::process::Process;
 use crate::process::stdio::{ProcessEnds, pipes};
 use crate::sys;
 
-/// How long a helper may take, on a host that has other work too. Who asked gives up after two minutes (kubelet's
-/// runtimeRequestTimeout), and is told more by this.
-const PATIENCE: Duration = Duration::from_secs(100);
+/// How long a helper may take, on a host that has other work too: less than the daemon's limit for a call (60 s), past which
+/// nobody would hear why, and a process could start that was given up already.
+const PATIENCE: Duration = Duration::from_secs(50);
 
 /// What the new process's standard streams are.
 pub struct Options {
