@@ -1,10 +1,11 @@
 //! A CNI network of the tests' own, of Debian's plugins.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
+
+use crate::script;
 
 /// The network's bridge; it stays after the last pod, as the plugin leaves it.
 pub const BRIDGE: &str = "husk0-test";
@@ -62,9 +63,7 @@ impl Cni {
 
     /// Writes a plugin: a shell script.
     pub fn plugin(&self, name: &str, script: &str) {
-        let path = self.bin_dir.join(name);
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("write the plugin");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("make the plugin executable");
+        script::install(&self.bin_dir.join(name), script);
     }
 
     /// Addresses that host-local says are in use.

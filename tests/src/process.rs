@@ -126,7 +126,7 @@ impl Process {
             let value = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
             value.unwrap_or_else(|| panic!("no {name} in {rollup}"))
         };
-        Memory { rss: kib("Rss:"), pss: kib("Pss:") }
+        Memory { rss: kib("Rss:"), pss: kib("Pss:"), anonymous: kib("Anonymous:") }
     }
 
     /// A monitor's own memory, and that of its largest mapping, which is the guest's.
@@ -142,6 +142,7 @@ impl Process {
                 ("Size", _) => mappings.push((kib, Memory::default())),
                 ("Rss", Some((_, memory))) => memory.rss = kib,
                 ("Pss", Some((_, memory))) => memory.pss = kib,
+                ("Anonymous", Some((_, memory))) => memory.anonymous = kib,
                 _ => {}
             }
         }
@@ -151,6 +152,7 @@ impl Process {
         let own = mappings.iter().fold(Memory::default(), |sum, (_, memory)| Memory {
             rss: sum.rss + memory.rss,
             pss: sum.pss + memory.pss,
+            anonymous: sum.anonymous + memory.anonymous,
         });
         (own, guest)
     }
@@ -163,4 +165,6 @@ pub struct Memory {
     pub rss: u64,
     /// The same with what is shared divided among those who share it.
     pub pss: u64,
+    /// Resident and of no file: what only this process, and its control group, pays for.
+    pub anonymous: u64,
 }

@@ -2,13 +2,12 @@
 
 use std::env;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use husk_images::{Credentials, ImageError, ImageStore, RegistryConfig, Silent};
-use husk_tests::{REGISTRY_PASSWORD, REGISTRY_USER, Registry, RegistryOptions};
+use husk_tests::{REGISTRY_PASSWORD, REGISTRY_USER, Registry, RegistryOptions, install_script};
 use serde_json::json;
 
 use crate::server::{Reply, Server};
@@ -113,8 +112,7 @@ const HELPERS: &str = "HUSK_IMAGES_HELPERS";
 /// Installs the credential helper `name`, a shell script.
 fn helper(name: &str, script: &str) -> PathBuf {
     let program = Path::new(&env::var(HELPERS).unwrap()).join(format!("docker-credential-{name}"));
-    fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    install_script(&program, script);
     program
 }
 

@@ -1,12 +1,12 @@
 //! Workers that die, lie or dawdle in the place of `husk-convert`.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use husk_images::convert::Limits;
 use husk_images::{Image, ImageError, ImageStore, RegistryConfig};
+use husk_tests::install_script;
 
 use crate::support::archive::archive;
 use crate::support::layout::{Compression, Layout, one_file, simple};
@@ -19,8 +19,7 @@ fn script(dir: &Path, text: &str) -> PathBuf {
     let pids = dir.join("pids");
     // Its number outside of its PID namespace, where `$$` is 1.
     let note = format!("read PID REST </proc/self/stat; echo $PID >>'{}'", pids.display());
-    fs::write(&program, format!("#!/bin/sh\nREAL='{real}'\n{note}\n{text}\n")).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    install_script(&program, &format!("REAL='{real}'\n{note}\n{text}"));
     program
 }
 

@@ -97,8 +97,7 @@ mod tests {
 
     fn program(dir: &Path, script: &str) -> std::path::PathBuf {
         let path = dir.join("virtiofsd");
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        husk_tests::install_script(&path, script);
         path
     }
 
