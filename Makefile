@@ -120,9 +120,8 @@ demo: ## install, build and show a container in a VM of its own
 
 # From cheap to dear, so that what is broken shows early.
 test: deps ## every test
-	$(MAKE) build
+	$(MAKE) --jobs=2 build kernel
 	$(MAKE) lint
 	$(MAKE) unit
-	$(MAKE) kernel
 	$(MAKE) testbed
 	$(MAKE) --jobs=2 pods faults conformance machines

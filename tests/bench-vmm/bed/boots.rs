@@ -25,10 +25,13 @@ use crate::trace::{self, Steps};
 const SETTLED: Duration = Duration::from_millis(300);
 /// Bytes of memory, more than a guest gives back.
 const GIVEN_BACK: usize = 512 << 20;
-/// A guest's own settling after its boot.
-const REST: Duration = Duration::from_secs(3);
+/// A guest's own settling after its boot. A young guest is not idle: it seeds its random numbers anew whenever half of its
+/// time up has passed again, at first every few seconds, and each time wakes more than that.
+const REST: Duration = Duration::from_secs(120);
+/// Between two signs of life meanwhile.
+const SIGN: Duration = Duration::from_secs(20);
 /// How long an idle VM is watched.
-const WATCHED: Duration = Duration::from_secs(10);
+const WATCHED: Duration = Duration::from_secs(20);
 const MAC: &str = "02:42:0a:63:00:02";
 
 /// HTTP/2's preface with empty settings (RFC 9113, section 3.4), which the agent answers with its own.
@@ -81,8 +84,11 @@ pub fn measure(bed: &Bed, rounds: usize, figures: &mut Figures) {
     }
     let (_, _, vmm) = insist("husk-vmm's boot", || boots.boot(false));
     let (_, qemu) = insist("QEMU's boot", || boots.qemu());
-    step("idle guests");
-    std::thread::sleep(REST);
+    let rested = Instant::now();
+    while let Some(left) = REST.checked_sub(rested.elapsed()) {
+        step(format!("guests come to rest: {} s to go", left.as_secs()));
+        std::thread::sleep(SIGN.min(left));
+    }
     let [ours, theirs] = idle([vmm.process(), qemu.process()]);
     figures.ours("idle", ours);
     figures.peers("idle", theirs);
