@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use husk_proto::LATE_MEMORY_ID;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{Resource, setrlimit};
@@ -10,7 +11,9 @@ use nix::sys::stat::{Mode, umask};
 
 use crate::cgroup;
 use crate::error::{Context, Result};
+use crate::late;
 use crate::paths;
+use crate::sys;
 
 /// Open files a process may have: what containers expect of a node.
 const OPEN_FILES: u64 = 1 << 20;
@@ -70,8 +73,11 @@ pub fn prepare() -> Result<()> {
     setrlimit(Resource::RLIMIT_NPROC, unlimited, unlimited).context(|| "raising the limit of processes")
 }
 
-/// Once nobody waits for it: has the kernel tell of errors, and leave what would wake an idle VM again and again.
+/// Once nobody waits for it, and on a thread of its own that gives way to all others: has the kernel tell of errors, and
+/// leave what would wake an idle VM again and again; and binds the devices by which the guest's memory grows and goes back
+/// to the host.
 pub fn settle() {
+    sys::give_way();
     for (parameter, value) in [
         // The console gets errors and worse, which a boot is too short for (the VMM's command line).
         ("/proc/sys/kernel/printk", "4"),
@@ -81,6 +87,9 @@ pub fn settle() {
         if let Err(e) = fs::write(parameter, value) {
             tracing::warn!("{parameter}: {e}");
         }
+    }
+    if let Err(e) = late::bind_all(LATE_MEMORY_ID) {
+        tracing::warn!("the guest's memory stays as large as it is: {e}");
     }
 }
 

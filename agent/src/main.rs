@@ -12,6 +12,7 @@ mod error;
 mod helper;
 mod ids;
 mod inroot;
+mod late;
 mod owner;
 mod paths;
 mod power;

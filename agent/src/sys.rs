@@ -17,6 +17,12 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// Has the thread run when no other wants to (the nice value 19): of use before long work that nobody waits for.
+pub fn give_way() {
+    // SAFETY: setpriority takes three numbers. Zero is the calling thread, which may always become nicer.
+    let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+}
+
 /// Hands a descriptor to tokio's event loop.
 pub fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is open, gives the same descriptor each time, and is dropped after its registration.

@@ -46,6 +46,12 @@ pub const VOLUME_TAG: &str = "husk";
 /// when it looks for a disk that it has not seen, so that a boot does not wait for devices without a medium.
 pub const LATE_SLOT_ID: &str = "HUSK0001";
 
+/// The same of the file system device, which the agent binds for the first container with volumes.
+pub const LATE_FS_ID: &str = "HUSK0002";
+
+/// The same of the balloon and of the device of pluggable memory, which the agent binds once it has said that it listens.
+pub const LATE_MEMORY_ID: &str = "HUSK0003";
+
 /// Devices of the guest's own kernel that a container may ask for, by their names below /dev: what the daemon accepts
 /// in a request and the agent makes nodes of.
 pub const GUEST_DEVICES: [&str; 8] = ["null", "zero", "full", "random", "urandom", "tty", "fuse", "net/tun"];

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use husk_vmm::config::{JailConfig, LateSlots, Limits, VmConfig, VsockConfig};
+use husk_vmm::config::{JailConfig, LateDevices, LateSlots, Limits, VmConfig, VsockConfig};
 use husk_vmm::control::client::{ControlClient, ControlError};
 use husk_vmm::control::{Reply, Request};
 use husk_vmm::{host_ports, listen_for_vsock};
@@ -52,7 +52,11 @@ impl Vmm {
             console_log: dir.join("console"),
             console_log_limit: 1 << 20,
             block_slots: 1,
-            late_slots: Some(LateSlots { acpi_id: husk_proto::LATE_SLOT_ID.to_owned(), first: 0 }),
+            late: LateDevices {
+                slots: Some(LateSlots { acpi_id: husk_proto::LATE_SLOT_ID.to_owned(), first: 0 }),
+                fs: Some(husk_proto::LATE_FS_ID.to_owned()),
+                memory: Some(husk_proto::LATE_MEMORY_ID.to_owned()),
+            },
             fs_tag: None,
             nets: Vec::new(),
             vsock: VsockConfig { cid: 3, socket: dir.join("vsock"), listener_fd: None, host_fd: None },

@@ -55,7 +55,7 @@ async fn tell_ready(times: ReadyTimes) {
         Ok(mut stream) => drop(stream.write_all(&times.to_bytes()).await),
         Err(e) => tracing::warn!("the host does not listen on vsock port {READY_PORT}: {e}"),
     }
-    boot::settle();
+    std::thread::spawn(boot::settle);
 }
 
 fn micros(duration: Duration) -> u64 {

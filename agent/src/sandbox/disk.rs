@@ -6,15 +6,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use husk_proto::LATE_SLOT_ID;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::Mode;
 use tokio::time::{Instant, sleep};
 
-use super::slot;
 use crate::error::{Context, Error, Result};
 use crate::ids;
+use crate::late;
 use crate::paths;
 use crate::sys;
 
@@ -36,7 +37,7 @@ impl Disk {
         ids::check_serial(serial)?;
         loop {
             match Self::find_in(Path::new(DEVICES), serial) {
-                Err(Error::NotFound(_)) if slot::bind_next()? => {}
+                Err(Error::NotFound(_)) if late::bind_next(LATE_SLOT_ID)? => {}
                 found => return found,
             }
         }

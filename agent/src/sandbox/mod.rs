@@ -9,7 +9,6 @@ pub mod memory;
 mod network;
 pub mod partition;
 pub mod queues;
-mod slot;
 mod sysctl;
 pub mod volumes;
 

@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use husk_proto::VOLUME_TAG;
+use husk_proto::{LATE_FS_ID, VOLUME_TAG};
 use nix::mount::{MsFlags, mount};
 use oci_spec::runtime::Spec;
 
 use crate::error::{Context, Error, Result};
-use crate::{ids, paths};
+use crate::{ids, late, paths};
 
 /// The place of a volume from its name, `CONTAINER/NUMBER`.
 pub fn place(name: &str) -> Result<PathBuf> {
@@ -28,6 +28,7 @@ pub fn mount_for(spec: &Spec) -> Result<()> {
         return Ok(());
     }
     if !share.is_dir() {
+        late::bind_all(LATE_FS_ID)?;
         fs::create_dir_all(share).context(|| format!("making {}", share.display()))?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         if let Err(error) = mount(Some(VOLUME_TAG), share, Some("virtiofs"), flags, None::<&str>) {

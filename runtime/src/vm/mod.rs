@@ -1,6 +1,7 @@
 //! Drives one `husk-vmm` process: starts it, attaches disks, sees its end.
 
 mod end;
+mod late;
 mod process;
 mod ready;
 mod scratch;
@@ -149,7 +150,7 @@ impl Vm {
             console_log: console_log(spec.dir),
             console_log_limit: defaults.console_limit,
             block_slots: defaults.block_slots,
-            late_slots: Some(slots::late_slots(spec.savable, defaults.block_slots)),
+            late: late::devices(spec.savable, defaults.block_slots),
             fs_tag: Some(husk_proto::VOLUME_TAG.to_owned()),
             nets,
             vsock: VsockConfig { cid: GUEST_CID, socket, listener_fd, host_fd },

@@ -1,8 +1,5 @@
 //! Which block slot of a VM holds what.
 
-use husk_proto::LATE_SLOT_ID;
-use husk_vmm::config::LateSlots;
-
 use crate::error::{Error, Result};
 
 /// Slot 0 is the pod's scratch disk; each other holds one image or device of the host, used by any number of
@@ -14,16 +11,6 @@ pub struct Slots {
 
 /// The slot of the pod's scratch disk.
 pub const SCRATCH_SLOT: u8 = 0;
-
-/// Slots that a template's guest has drivers for, so that its clones need not look for them: the scratch disk's, and those
-/// of two images. Each costs a clone some time and memory.
-const TEMPLATE_SLOTS: u8 = 3;
-
-/// The slots, of `count`, that a guest binds when it is told of a disk: all where a pod boots, as most stay empty.
-pub fn late_slots(template: bool, count: u8) -> LateSlots {
-    let first = if template { TEMPLATE_SLOTS.min(count) } else { 0 };
-    LateSlots { acpi_id: LATE_SLOT_ID.to_owned(), first }
-}
 
 impl Slots {
     /// `count` slots, the first of which is the scratch disk's.

@@ -47,9 +47,9 @@ pub struct VmConfig {
     /// Block devices declared at boot, all without a medium (capacity 0); their serials are
     /// [`slot_serial`]`(0..)`.
     pub block_slots: u8,
-    /// Block devices that the guest boots without. Without it the guest finds all of them as it finds the other devices.
+    /// Devices that the guest boots without.
     #[serde(default)]
-    pub late_slots: Option<LateSlots>,
+    pub late: LateDevices,
     /// Tag of a virtio-fs device, 1 to 36 bytes; its server is attached later. Without one there is no device.
     #[serde(default)]
     pub fs_tag: Option<String>,
@@ -105,12 +105,25 @@ pub struct Rate {
     pub burst: u64,
 }
 
-/// Block devices for which no driver of the guest's looks by itself.
+/// Devices for which no driver of the guest's looks by itself, by their ACPI ids: four capital letters and four
+/// hexadecimal digits that the guest's drivers do not know, so that it has to bind them by hand (`driver_override` of
+/// Linux' platform bus). Those of which nothing is said the guest finds at its boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LateDevices {
+    /// Block devices.
+    pub slots: Option<LateSlots>,
+    /// The file system device.
+    pub fs: Option<String>,
+    /// The balloon and the device of pluggable memory.
+    pub memory: Option<String>,
+}
+
+/// Late block devices.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LateSlots {
-    /// Their ACPI id, four capital letters and four hexadecimal digits: one that the guest's drivers do not know, so that
-    /// it has to bind them by hand (`driver_override` of Linux' platform bus).
+    /// Their ACPI id.
     pub acpi_id: String,
     /// The number of the first; those before it are found as other devices are.
     pub first: u8,

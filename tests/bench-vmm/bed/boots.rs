@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use husk_proto::{AGENT_PORT, LATE_SLOT_ID, READY_PORT, ReadyTimes, VOLUME_TAG};
 use husk_tests::{Bed, Process, Qemu, Vmm, microvm, readable, step};
-use husk_vmm::config::{HotplugConfig, LateSlots, NetConfig, RestoreConfig, VmConfig};
+use husk_vmm::config::{HotplugConfig, LateDevices, LateSlots, NetConfig, RestoreConfig, VmConfig};
 use husk_vmm::control::Request;
 use husk_vmm::written::Written;
 use vsock::{VMADDR_CID_ANY, VsockListener};
@@ -30,8 +30,9 @@ const GIVEN_BACK: usize = 512 << 20;
 const REST: Duration = Duration::from_secs(120);
 /// Between two signs of life meanwhile.
 const SIGN: Duration = Duration::from_secs(20);
-/// How long an idle VM is watched.
-const WATCHED: Duration = Duration::from_secs(20);
+/// How long an idle VM is watched. A guest's kernel wakes in bouts: once it has been woken, its averages of pressure and its
+/// scheduler's watch over its tasks have it look again every second or two, for as long as each look leaves work behind.
+const WATCHED: Duration = Duration::from_secs(90);
 const MAC: &str = "02:42:0a:63:00:02";
 
 /// HTTP/2's preface with empty settings (RFC 9113, section 3.4), which the agent answers with its own.
@@ -48,17 +49,9 @@ struct Boots {
     words: VsockListener,
 }
 
-/// Boots of both monitors and clones take turns; then one VM of each idles.
+/// Boots of both monitors and clones take turns.
 pub fn measure(bed: &Bed, rounds: usize, figures: &mut Figures) {
-    let dir = bed.scratch("b");
-    File::create(dir.join("disk")).and_then(|disk| disk.set_len(64 << 20)).expect("make a disk");
-    let boots = Boots {
-        vmm: bed.paths.program("husk-vmm"),
-        kernel: bed.paths.kernel(),
-        initramfs: bed.paths.initramfs(),
-        dir,
-        words: VsockListener::bind_with_cid_port(VMADDR_CID_ANY, READY_PORT).expect("listen on vsock"),
-    };
+    let boots = Boots::new(bed, "b");
     let mut template = boots.template();
     // The first round warms caches and is not counted.
     for round in 0..=rounds {
@@ -82,6 +75,11 @@ pub fn measure(bed: &Bed, rounds: usize, figures: &mut Figures) {
             figures.steps("clone", clone_steps);
         }
     }
+}
+
+/// One VM of each monitor idles.
+pub fn idle(bed: &Bed, figures: &mut Figures) {
+    let boots = Boots::new(bed, "i");
     let (_, _, vmm) = insist("husk-vmm's boot", || boots.boot(false));
     let (_, qemu) = insist("QEMU's boot", || boots.qemu());
     let rested = Instant::now();
@@ -89,7 +87,7 @@ pub fn measure(bed: &Bed, rounds: usize, figures: &mut Figures) {
         step(format!("guests come to rest: {} s to go", left.as_secs()));
         std::thread::sleep(SIGN.min(left));
     }
-    let [ours, theirs] = idle([vmm.process(), qemu.process()]);
+    let [ours, theirs] = taken_by([vmm.process(), qemu.process()]);
     figures.ours("idle", ours);
     figures.peers("idle", theirs);
     let (own, guest) = vmm.process().monitor_memory();
@@ -115,14 +113,31 @@ fn settle() {
 }
 
 /// Milliseconds a second of the host's CPU that each takes.
-fn idle(processes: [Process; 2]) -> [f64; 2] {
+fn taken_by(processes: [Process; 2]) -> [f64; 2] {
     let before = processes.map(|process| process.cpu());
-    std::thread::sleep(WATCHED);
+    let begun = Instant::now();
+    while let Some(left) = WATCHED.checked_sub(begun.elapsed()) {
+        step(format!("idle guests are watched: {} s to go", left.as_secs()));
+        std::thread::sleep(SIGN.min(left));
+    }
+    let took = begun.elapsed().as_secs_f64();
     let after = processes.map(|process| process.cpu());
-    [0, 1].map(|side| (after[side] - before[side]).as_secs_f64() * 1000.0 / WATCHED.as_secs_f64())
+    [0, 1].map(|side| (after[side] - before[side]).as_secs_f64() * 1000.0 / took)
 }
 
 impl Boots {
+    fn new(bed: &Bed, name: &str) -> Boots {
+        let dir = bed.scratch(name);
+        File::create(dir.join("disk")).and_then(|disk| disk.set_len(64 << 20)).expect("make a disk");
+        Boots {
+            vmm: bed.paths.program("husk-vmm"),
+            kernel: bed.paths.kernel(),
+            initramfs: bed.paths.initramfs(),
+            dir,
+            words: VsockListener::bind_with_cid_port(VMADDR_CID_ANY, READY_PORT).expect("listen on vsock"),
+        }
+    }
+
     /// A machine as the daemon describes a pod's.
     fn config(&self, savable: bool) -> VmConfig {
         let config = Vmm::config(&self.dir, MEMORY, &self.kernel, &self.initramfs);
@@ -131,10 +146,7 @@ impl Boots {
             hotplug: Some(HotplugConfig { limit_mib: 1024, requested_mib: 0 }),
             savable,
             block_slots: 12,
-            late_slots: Some(LateSlots {
-                acpi_id: LATE_SLOT_ID.to_owned(),
-                first: if savable { 3 } else { 0 },
-            }),
+            late: if savable { late_in_template() } else { config.late.clone() },
             fs_tag: Some(VOLUME_TAG.to_owned()),
             nets: vec![NetConfig { tap_fds: Vec::new(), queues: 1, mac: MAC.to_owned(), mtu: u16::MAX }],
             ..config
@@ -235,6 +247,12 @@ impl Boots {
         steps.push(("guest until its agent answers".to_owned(), took - monitor));
         (took, steps, vmm)
     }
+}
+
+/// A template's guest has drivers for all that most of its clones use.
+fn late_in_template() -> LateDevices {
+    let slots = LateSlots { acpi_id: LATE_SLOT_ID.to_owned(), first: 3 };
+    LateDevices { slots: Some(slots), ..LateDevices::default() }
 }
 
 /// Whether the agent is behind the connection.

@@ -109,7 +109,7 @@ pub async fn clone_of_own_size(bed: Arc<Bed>) {
         container_path: "/volume".into(),
         ..Default::default()
     }];
-    let with_volume = cri::ContainerConfig { mounts, ..container("goes-on", "sleep 3600") };
+    let with_volume = cri::ContainerConfig { mounts: mounts.clone(), ..container("goes-on", "sleep 3600") };
     let container = large.start(with_volume).await;
     let line = "cat /volume/note; dd if=/dev/urandom of=/volume/much bs=1M count=20 2>/dev/null; md5sum /volume/much";
     let seen = container.exec(line).await;
@@ -121,7 +121,17 @@ pub async fn clone_of_own_size(bed: Arc<Bed>) {
     let booted = bed.pod(pod("booted")).await;
     assert!(!booted.is_clone().await);
     assert!(bed.daemon.log_tail().contains("damaged: its checksum differs"), "{}", bed.daemon.log_tail());
-    assert_eq!(booted.output("echo up").await, "up\n");
+    step("its guest binds the devices that it has booted without");
+    let resources =
+        Some(cri::LinuxContainerResources { memory_limit_in_bytes: 512 << 20, ..Default::default() });
+    let linux = Some(cri::LinuxContainerConfig { resources, ..Default::default() });
+    let line = "cat /volume/note; awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo";
+    let (late, status) =
+        booted.complete(cri::ContainerConfig { mounts, linux, ..husk_tests::container("late", line) }).await;
+    let text = late.text();
+    let (note, memory) = text.trim().split_once('\n').unwrap_or_else(|| panic!("{text:?}, {status:?}"));
+    assert_eq!(note, "from the host");
+    assert!(memory.parse::<u32>().expect("MiB") > 450, "{memory} MiB");
     step("without templates nothing of them is kept, and clones go on");
     without_then_with(&bed, "").await;
     assert_eq!(container.exec("echo here").await, "here\n");

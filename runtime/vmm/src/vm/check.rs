@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{HOTPLUG_SLOT_MIB, Limits, MAX_NET_QUEUES, Rate, VmConfig};
+use crate::config::{HOTPLUG_SLOT_MIB, LateDevices, Limits, MAX_NET_QUEUES, Rate, VmConfig};
 use crate::devices::fs;
 use crate::devices::net::parse_mac;
 use crate::layout;
@@ -114,15 +114,20 @@ fn check(config: &VmConfig) -> Result<(), ConfigError> {
         let wanted = format!("with the {} of nets at most {slots} devices", config.nets.len());
         return value("block_slots", config.block_slots, wanted);
     }
-    if let Some(late) = &config.late_slots {
-        if !is_acpi_id(&late.acpi_id) {
+    let LateDevices { slots, fs, memory } = &config.late;
+    for (key, id) in [
+        ("late.slots.acpi_id", slots.as_ref().map(|slots| &slots.acpi_id)),
+        ("late.fs", fs.as_ref()),
+        ("late.memory", memory.as_ref()),
+    ] {
+        if let Some(id) = id.filter(|id| !is_acpi_id(id)) {
             let wanted = "four capital letters and four hexadecimal digits, such as \"HUSK0001\"";
-            return value("late_slots.acpi_id", format!("{:?}", late.acpi_id), wanted);
+            return value(key, format!("{id:?}"), wanted);
         }
-        if late.first > config.block_slots {
-            let wanted = format!("at most block_slots ({})", config.block_slots);
-            return value("late_slots.first", late.first, wanted);
-        }
+    }
+    if let Some(late) = slots.as_ref().filter(|late| late.first > config.block_slots) {
+        let wanted = format!("at most block_slots ({})", config.block_slots);
+        return value("late.slots.first", late.first, wanted);
     }
     if let Some(tag) = config.fs_tag.as_ref().filter(|tag| !(1..=fs::TAG_BYTES).contains(&tag.len())) {
         return value("fs_tag", format!("{tag:?}"), format!("1 to {} bytes", fs::TAG_BYTES));
@@ -208,7 +213,8 @@ mod tests {
         json!({
             "id": "pod", "jail": {"uid": 5000, "gid": 5000, "network_fd": 4}, "vcpus": 2, "max_vcpus": 4, "memory_mib": 128,
             "hotplug": {"limit_mib": 256, "requested_mib": 100}, "kernel": "/k", "initramfs": "/i", "cmdline": "",
-            "console_log": "/c", "console_log_limit": 65536, "block_slots": 4, "late_slots": {"acpi_id": "HUSK0001", "first": 1},
+            "console_log": "/c", "console_log_limit": 65536, "block_slots": 4,
+            "late": {"slots": {"acpi_id": "HUSK0001", "first": 1}, "fs": "HUSK0002", "memory": "HUSK0003"},
             "nets": [{"tap_fds": [3], "queues": 1, "mac": "02:42:ac:11:00:02", "mtu": 1500}],
             "vsock": {"cid": 3, "socket": "/v", "host_fd": 5, "listener_fd": 6}, "control_socket": "/s", "fs_tag": "husk",
             "limits": {"block": {"bytes": {"per_second": 1 << 20, "burst": 1}}}
@@ -241,10 +247,11 @@ mod tests {
             ("/hotplug/requested_mib", json!(257), "hotplug.requested_mib is 257"),
             ("/memory_mib", json!(31), "memory_mib is 31"),
             ("/block_slots", json!(15), "block_slots is 15"),
-            ("/late_slots/acpi_id", json!("HUSK001"), "late_slots.acpi_id is \"HUSK001\""),
-            ("/late_slots/acpi_id", json!("HUSK000g"), "such as \"HUSK0001\""),
-            ("/late_slots/acpi_id", json!("\u{e9}\u{e9}0001"), "four capital letters"),
-            ("/late_slots/first", json!(5), "late_slots.first is 5"),
+            ("/late/slots/acpi_id", json!("HUSK001"), "late.slots.acpi_id is \"HUSK001\""),
+            ("/late/fs", json!("HUSK000g"), "late.fs is \"HUSK000g\""),
+            ("/late/memory", json!("HUSK00030"), "such as \"HUSK0001\""),
+            ("/late/memory", json!("\u{e9}\u{e9}0001"), "four capital letters"),
+            ("/late/slots/first", json!(5), "late.slots.first is 5"),
             ("/fs_tag", json!(""), "fs_tag is \"\""),
             ("/fs_tag", json!("t".repeat(37)), "1 to 36 bytes"),
             ("/nets/0/mac", json!("nonsense"), "nets[0].mac is \"nonsense\""),

@@ -36,7 +36,7 @@ pub struct Vm {
     vcpus: Mutex<Vcpus>,
     saver: Saver,
     slots: Vec<Arc<Slot>>,
-    share: Arc<Share>,
+    share: Option<Arc<Share>>,
     plug: Option<Arc<Plug>>,
     counters: statistics::Shared,
     exit: ExitCell,
@@ -55,6 +55,8 @@ enum Refusal {
     Share(#[from] ShareError),
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    #[error("the VM has no file system device (fs_tag)")]
+    NoShare,
     #[error("the VM's memory cannot be resized: its configuration has no hotplug")]
     NoHotplug,
     #[error("memory of {asked} MiB is more than the {most} MiB that the VM can have (hotplug.limit_mib)")]
@@ -69,7 +71,7 @@ impl Vm {
         vcpus: Vcpus,
         saver: Saver,
         slots: Vec<Arc<Slot>>,
-        share: Arc<Share>,
+        share: Option<Arc<Share>>,
         plug: Option<Arc<Plug>>,
         counters: statistics::Shared,
         exit: ExitCell,
@@ -149,7 +151,10 @@ impl Vm {
             }
             Request::Statistics => return Ok(Reply::Statistics(self.statistics())),
             Request::Attach { slot, read_only, extents } => self.attach(slot, read_only, &extents, fds)?,
-            Request::AttachFs => fds.into_iter().try_for_each(|fd| self.share.attach(fd))?,
+            Request::AttachFs => {
+                let share = self.share.as_ref().ok_or(Refusal::NoShare)?;
+                fds.into_iter().try_for_each(|fd| share.attach(fd))?;
+            }
             Request::Detach { slot } => self.slot(slot)?.detach()?,
             Request::Snapshot => self.snapshot(fds)?,
             Request::Pause => vcpus().pause(),

@@ -11,7 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::kvm::KvmError;
 use super::notifications::Notifications;
 use crate::acpi;
-use crate::config::{LateSlots, VmConfig};
+use crate::config::VmConfig;
 use crate::devices::balloon::Balloon;
 use crate::devices::block::{Block, Pool, Slot};
 use crate::devices::fs::{Fs, Share};
@@ -61,30 +61,23 @@ pub enum DeviceError {
 pub struct Devices {
     /// Their registers.
     pub transports: Vec<MmioTransport>,
+    /// By what the guest's drivers find each of them.
+    pub acpi_ids: Vec<String>,
     /// Their drivers' notifications, which KVM does not know of yet.
     pub notifications: Notifications,
     /// The block slots, by number.
     pub slots: Vec<Arc<Slot>>,
     /// The file system device's place for a server.
-    pub share: Arc<Share>,
+    pub share: Option<Arc<Share>>,
     /// The memory device's place for the host's requests.
     pub plug: Option<Arc<Plug>>,
-}
-
-impl Devices {
-    /// By what the guest's drivers find each of them, in the order of their windows.
-    pub fn acpi_ids<'a>(&self, config: &'a VmConfig) -> Vec<&'a str> {
-        let all = std::iter::repeat_n(acpi::VIRTIO_MMIO, self.transports.len());
-        let Some(LateSlots { acpi_id, first }) = &config.late_slots else { return all.collect() };
-        let late = self.slots.len().saturating_sub(usize::from(*first));
-        all.take(self.transports.len() - late).chain(std::iter::repeat_n(acpi_id.as_str(), late)).collect()
-    }
 }
 
 struct Builder<'a> {
     vm: &'a VmFd,
     memory: &'a Memory,
     transports: Vec<MmioTransport>,
+    acpi_ids: Vec<String>,
     notifications: Notifications,
 }
 
@@ -103,11 +96,13 @@ impl Builder<'_> {
         device: BoxedDevice,
         worker: &WorkerHandle,
         interrupt: Interrupt,
+        late: Option<&str>,
     ) -> Result<(), DeviceError> {
         let window = layout::mmio_window(self.transports.len());
         let transport = MmioTransport::new(identity, device, worker.clone(), self.memory.clone(), interrupt)?;
         self.notifications.add(window, transport.kicks());
         self.transports.push(transport);
+        self.acpi_ids.push(late.unwrap_or(acpi::VIRTIO_MMIO).to_owned());
         Ok(())
     }
 }
@@ -129,15 +124,21 @@ pub fn build(
 ) -> Result<Devices, DeviceError> {
     let io = Worker::start("io", &filters.io, exit.clone())?.handle();
     let disks = Worker::start("block", &filters.block, exit.clone())?.handle();
-    let mut builder =
-        Builder { vm, memory: &ram.memory, transports: Vec::new(), notifications: Notifications::default() };
+    let mut builder = Builder {
+        vm,
+        memory: &ram.memory,
+        transports: Vec::new(),
+        acpi_ids: Vec::new(),
+        notifications: Notifications::default(),
+    };
+    let late = &config.late;
 
     let interrupt = builder.interrupt()?;
-    builder.add(Rng::identity(), Box::new(Served::new(Rng)), &io, interrupt)?;
+    builder.add(Rng::identity(), Box::new(Served::new(Rng)), &io, interrupt, None)?;
 
     let interrupt = builder.interrupt()?;
     let vsock = Vsock::new(&config.vsock, listener, counters.clone()).map_err(DeviceError::HostPorts)?;
-    builder.add(Vsock::identity(config.vsock.cid), Box::new(vsock), &io, interrupt)?;
+    builder.add(Vsock::identity(config.vsock.cid), Box::new(vsock), &io, interrupt, None)?;
 
     let [block, rx, tx] = [config.limits.block, config.limits.net_rx, config.limits.net_tx].map(Limiter::new);
     for (index, net) in config.nets.iter().enumerate() {
@@ -152,14 +153,17 @@ pub fn build(
         let device = Net::new(index, net, limits()?, lanes, counters.clone())?;
         // The address was checked with the configuration.
         let mac = parse_mac(&net.mac).unwrap_or_default();
-        builder.add(Net::identity(mac, net.mtu, net.queues), Box::new(device), &io, interrupt)?;
+        builder.add(Net::identity(mac, net.mtu, net.queues), Box::new(device), &io, interrupt, None)?;
     }
 
-    let share = Share::new()?;
+    let mut share = None;
     if let Some(tag) = &config.fs_tag {
         let worker = Worker::start("fs", &filters.fs, exit.clone())?.handle();
         let interrupt = builder.interrupt()?;
-        builder.add(Fs::identity(tag), Box::new(Fs::new(Arc::clone(&share))), &worker, interrupt)?;
+        let shared = Share::new()?;
+        let device = Box::new(Fs::new(Arc::clone(&shared)));
+        builder.add(Fs::identity(tag), device, &worker, interrupt, late.fs.as_deref())?;
+        share = Some(shared);
     }
 
     let worker = Worker::start("memory", &filters.memory, exit.clone())?.handle();
@@ -169,6 +173,7 @@ pub fn build(
         Box::new(Served::new(Balloon::new(counters.clone()))),
         &worker,
         interrupt,
+        late.memory.as_deref(),
     )?;
     let mut plug = None;
     if let Some(hotplug) = &config.hotplug {
@@ -177,7 +182,7 @@ pub fn build(
         let region = Region::new(ram, Arc::clone(vm), limit);
         let shared = Arc::new(Plug::new(region, requested, interrupt.clone()));
         let device = Box::new(Served::new(Mem::new(Arc::clone(&shared))));
-        builder.add(Mem::identity(&shared), device, &worker, interrupt)?;
+        builder.add(Mem::identity(&shared), device, &worker, interrupt, late.memory.as_deref())?;
         plug = Some(shared);
     }
 
@@ -189,9 +194,10 @@ pub fn build(
         let slot = Slot::new(number, identity.config.clone(), interrupt.clone(), disks.clone(), &pool)?;
         let slot = Arc::new(slot);
         let device = Block::new(Arc::clone(&slot), Ticket::new(block.as_ref())?, counters.clone());
-        builder.add(identity, Box::new(device), &disks, interrupt)?;
+        let late = late.slots.as_ref().filter(|late| number >= late.first);
+        builder.add(identity, Box::new(device), &disks, interrupt, late.map(|late| late.acpi_id.as_str()))?;
         slots.push(slot);
     }
-    let Builder { transports, notifications, .. } = builder;
-    Ok(Devices { transports, notifications, slots, share, plug })
+    let Builder { transports, acpi_ids, notifications, .. } = builder;
+    Ok(Devices { transports, acpi_ids, notifications, slots, share, plug })
 }

@@ -99,13 +99,12 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
     let machine = kvm::Machine::new(files.kvm, &ram)?;
     let devices = devices::build(config, &machine.vm, &ram, &counters, &exit, &filters, files.vsock)?;
     counters.marks.add("devices made");
-    let acpi_ids = devices.acpi_ids(config);
     devices
         .notifications
         .register(Arc::clone(&machine.vm), &filters.notifications)
         .map_err(VmError::Threads)?;
     if saved.is_none() {
-        acpi::write(&memory, config.max_vcpus, &acpi_ids)?;
+        acpi::write(&memory, config.max_vcpus, &devices.acpi_ids)?;
         registers::write_tables(&memory)?;
     }
     let console = console(files.console, config, &machine, saved.as_ref())?;

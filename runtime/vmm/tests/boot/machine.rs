@@ -10,7 +10,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use husk_vmm::config::{HotplugConfig, JailConfig, Limits, NetConfig, RestoreConfig, VmConfig, VsockConfig};
+use husk_vmm::config::{
+    HotplugConfig, JailConfig, LateDevices, Limits, NetConfig, RestoreConfig, VmConfig, VsockConfig,
+};
 use husk_vmm::control::client::{ControlClient, ControlError};
 use husk_vmm::control::{Extent, Reply, Request, Statistics};
 use husk_vmm::host_ports;
@@ -62,7 +64,7 @@ pub fn config(dir: &Path) -> VmConfig {
         console_log: dir.join("console.log"),
         console_log_limit: 64 << 10,
         block_slots: 3,
-        late_slots: None,
+        late: LateDevices::default(),
         fs_tag: Some("husk".to_owned()),
         nets: Vec::new(),
         vsock: VsockConfig { cid: 3, socket: dir.join("vsock.sock"), listener_fd: None, host_fd: None },

@@ -58,7 +58,6 @@ impl Fs {
 impl Device for Fs {
     fn activate(&mut self, activation: Activation) {
         self.active = Some(activation);
-        self.share.driver_is_ready();
     }
 
     fn deactivate(&mut self) {
