@@ -186,7 +186,7 @@ fn main() -> ExitCode {
             check_names_what_is_missing, check_hints, serve_refuses;
         observe: metrics, traces, collector_away, json_lines;
         operator: looks_at_a_pod, says_what_is_not_there;
-        churn: twenty_pods_five_at_a_time;
+        churn: fifteen_pods_five_at_a_time;
     ];
     let conclusion = libtest_mimic::run(&arguments, trials);
     // The node ends here: leaving main by exit() would leave it running.

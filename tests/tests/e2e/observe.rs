@@ -260,7 +260,7 @@ pub async fn collector_away(bed: Arc<Bed>) {
         bed.daemon.restart_with("", &tables).await;
         let pod = bed.pod(pod("untraced")).await;
         // More spans than are kept.
-        for _ in 0..4000 {
+        for _ in 0..2700 {
             bed.client.runtime().version(cri::VersionRequest::default()).await.expect("Version");
         }
         pod.stop().await;
