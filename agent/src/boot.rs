@@ -11,6 +11,7 @@ use nix::sys::stat::{Mode, umask};
 
 use crate::cgroup;
 use crate::error::{Context, Result};
+use crate::fair_server;
 use crate::late;
 use crate::paths;
 use crate::sys;
@@ -88,6 +89,7 @@ pub fn settle() {
             tracing::warn!("{parameter}: {e}");
         }
     }
+    fair_server::rest();
     if let Err(e) = late::bind_all(LATE_MEMORY_ID) {
         tracing::warn!("the guest's memory stays as large as it is: {e}");
     }

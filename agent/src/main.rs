@@ -9,6 +9,7 @@ mod cgroup;
 mod clock;
 mod container;
 mod error;
+mod fair_server;
 mod helper;
 mod ids;
 mod inroot;

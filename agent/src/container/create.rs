@@ -16,6 +16,7 @@ use super::volumes::Volumes;
 use super::{Container, Stage, Tools, spec, terminal_size, user_namespace};
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Result};
+use crate::fair_server;
 use crate::inroot;
 use crate::owner::Owner;
 use crate::paths;
@@ -102,6 +103,7 @@ fn prepare(
     spec::complete(spec, id, &identity.user, &identity.home, rootfs.read_only);
     let process =
         spec.process().clone().ok_or_else(|| Error::Invalid("the OCI spec has no process".into()))?;
+    fair_server::keep_for(&process);
     inside
         .create_dir_all(process.cwd(), users.map(|users| users.root).unwrap_or_default())
         .context(|| format!("making the working directory {}", process.cwd().display()))?;

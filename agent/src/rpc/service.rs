@@ -11,6 +11,7 @@ use super::output::{self, Chunks};
 use super::port_forward::{self, Received};
 use crate::agent::Agent;
 use crate::error::{Error, Result as AgentResult};
+use crate::fair_server;
 use crate::power;
 use crate::process::Process;
 use crate::sandbox::{cpus, huge_pages, memory, queues};
@@ -107,6 +108,7 @@ impl agent_server::Agent for Service {
         // The kernel takes its time over each page and CPU.
         let work = move || {
             let (huge_mib, cpus) = (huge_pages::set_aside(huge_mib)?, cpus::set_online(cpus)?);
+            fair_server::rest();
             queues::follow(cpus)?;
             Ok((huge_mib, cpus))
         };

@@ -18,7 +18,7 @@ fn set_below(cpus: &Path, wanted: u32) -> Result<u32> {
         return Err(Error::Invalid("no CPU online: ask for one or more".into()));
     }
     let mut online = 0;
-    for number in present(cpus)? {
+    for number in numbers(cpus, "present")? {
         let switch = cpus.join(format!("cpu{number}/online"));
         // The first CPU may have no switch: it is always online.
         let Ok(now) = fs::read_to_string(&switch) else {
@@ -35,9 +35,14 @@ fn set_below(cpus: &Path, wanted: u32) -> Result<u32> {
     Ok(online)
 }
 
+/// The numbers of those that are online.
+pub fn online() -> Result<Vec<u32>> {
+    numbers(Path::new(CPUS), "online")
+}
+
 /// The numbers in a list such as "0-3,5".
-fn present(cpus: &Path) -> Result<Vec<u32>> {
-    let path = cpus.join("present");
+fn numbers(cpus: &Path, list: &str) -> Result<Vec<u32>> {
+    let path = cpus.join(list);
     let text = fs::read_to_string(&path).context(|| format!("reading {}", path.display()))?;
     let mut numbers = Vec::new();
     for part in text.trim().split(',') {

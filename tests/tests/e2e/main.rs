@@ -144,7 +144,7 @@ fn main() -> ExitCode {
     let trials: Vec<Trial> = trials![shared;
         crictl: whole_life;
         process: image_configuration, request_overrides_image, users_and_groups, read_only_root, exit_codes_and_reasons,
-            command_not_in_image, out_of_memory, stop_signal_and_timeout, isolation, shared_processes, seccomp, limits_and_figures;
+            command_not_in_image, out_of_memory, stop_signal_and_timeout, isolation, shared_processes, real_time, seccomp, limits_and_figures;
         exec: output_and_exit_codes, timeout_kills, only_where_a_container_runs;
         logs: ten_megabytes_arrive_whole, long_lines_and_both_streams, rotation, no_log_asked_for;
         network: containers_share_localhost, pods_reach_each_other_and_the_host, nginx_and_host_port,

@@ -320,6 +320,24 @@ pub async fn isolation(bed: Arc<Bed>) {
     neighbour.remove().await;
 }
 
+/// The guest's scheduler does not watch for starved tasks, which would wake an idle guest each second, until there is a
+/// container that could starve them.
+pub async fn real_time(bed: Arc<Bed>) {
+    const SHARE: &str = "/tmp/sched/fair_server/cpu0/runtime";
+    let pod = bed.pod(pod("real-time")).await;
+    let share = async |name: &str, capabilities: &[&str], line: &str| {
+        let mut config = container(name, &format!("mount -t debugfs d /tmp && {line}; cat {SHARE}"));
+        security(&mut config).capabilities =
+            Some(cri::Capability { add_capabilities: words(capabilities), ..Default::default() });
+        pod.complete(config).await.0.text()
+    };
+    // A guest that has just booted comes to rest a moment later.
+    let at_rest = format!("for i in $(seq 100); do grep -qx 0 {SHARE} && break; sleep 0.1; done");
+    assert_eq!(share("plain", &["SYS_ADMIN"], &at_rest).await.trim(), "0");
+    assert_eq!(share("real-time", &["SYS_ADMIN", "SYS_NICE"], "true").await.trim(), "50000000");
+    assert_eq!(share("again", &["SYS_ADMIN"], "true").await.trim(), "50000000");
+}
+
 /// Containers that share their processes, and one that looks into another's.
 pub async fn shared_processes(bed: Arc<Bed>) {
     let pod = bed.pod(pod("processes")).await;
