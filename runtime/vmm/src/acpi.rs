@@ -26,7 +26,7 @@ pub const VIRTIO_MMIO: &str = "LNRO0005";
 ///
 /// # Errors
 /// [`BootError::Write`].
-pub fn write(memory: &GuestMemoryMmap, vcpus: u8, devices: &[String]) -> Result<(), BootError> {
+pub fn write(memory: &GuestMemoryMmap, vcpus: u8, devices: &[&str]) -> Result<(), BootError> {
     let bytes = tables(vcpus, devices);
     memory
         .write_slice(&bytes, GuestAddress(layout::ACPI))
@@ -34,7 +34,7 @@ pub fn write(memory: &GuestMemoryMmap, vcpus: u8, devices: &[String]) -> Result<
 }
 
 /// All tables, to be put at [`layout::ACPI`]: the RSDP is first, as the boot protocol is told.
-fn tables(vcpus: u8, devices: &[impl AsRef<str>]) -> Vec<u8> {
+fn tables(vcpus: u8, devices: &[&str]) -> Vec<u8> {
     let mut bytes = vec![0; Rsdp::len()];
     let dsdt = place(&mut bytes, &dsdt(devices));
     let fadt = place(&mut bytes, &fadt(dsdt));
@@ -99,7 +99,7 @@ impl Aml for Dsdt {
     }
 }
 
-fn dsdt(devices: &[impl AsRef<str>]) -> Dsdt {
+fn dsdt(devices: &[&str]) -> Dsdt {
     let mut dsdt = Sdt::new(*b"DSDT", 36, 6, OEM, TABLE, 1);
     let mut code = Vec::new();
     let (sleep_type, zero) = (layout::SLEEP_TYPE_S5, 0u8);
@@ -107,7 +107,7 @@ fn dsdt(devices: &[impl AsRef<str>]) -> Dsdt {
     let mut body = Vec::new();
     serial().to_aml_bytes(&mut body);
     for (index, id) in devices.iter().enumerate() {
-        virtio_mmio(index, id.as_ref(), &mut body);
+        virtio_mmio(index, id, &mut body);
     }
     code.extend(Scope::raw("\\_SB_".into(), body));
     dsdt.append_slice(&code);

@@ -66,8 +66,9 @@ pub mod fuzzing {
     pub use crate::devices::net::{Lane, Limits as NetLimits, Net};
     pub use crate::devices::rng::Rng;
     pub use crate::devices::vsock::{Vsock, listen};
+    pub use crate::jail::Starting;
     pub use crate::memory::{Memory, Ram, Region};
     pub use crate::power::ExitCell;
     pub use crate::rate::{Limiter, Ticket};
-    pub use crate::virtio::{BoxedDevice, Identity, Interrupt, MmioTransport, Served, Worker, WorkerHandle};
+    pub use crate::virtio::{BoxedDevice, Identity, Interrupt, MmioTransport, Served, WorkerHandle};
 }

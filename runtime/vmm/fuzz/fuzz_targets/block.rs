@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use husk_vmm::config::{Rate, RateLimit};
 use husk_vmm::control::Extent;
-use husk_vmm::fuzzing::{Block, ExitCell, Limiter, Medium, Pool, Slot, Ticket};
+use husk_vmm::fuzzing::{Block, ExitCell, Limiter, Medium, Pool, Slot, Starting, Ticket};
 use husk_vmm_fuzz::{Step, World, memory_file};
 
 /// Bytes of a medium: two pieces of its file, and zeroes beyond its end.
@@ -34,7 +34,9 @@ fn pool() -> &'static Pool {
     static POOL: OnceLock<Pool> = OnceLock::new();
     POOL.get_or_init(|| {
         let filter = husk_jail::seccomp::deny(&[libc::SYS_ptrace]).expect("a filter");
-        Pool::start(&filter, &ExitCell::default()).expect("threads")
+        let pool = Pool::default();
+        pool.start(&filter, &ExitCell::default(), &mut Starting::default()).expect("threads");
+        pool
     })
 }
 

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use arbitrary::Arbitrary;
 use husk_vmm::fuzzing::{
-    BoxedDevice, ExitCell, Identity, Interrupt, Memory, MmioTransport, Worker, WorkerHandle,
+    BoxedDevice, ExitCell, Identity, Interrupt, Memory, MmioTransport, Starting, WorkerHandle,
 };
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
@@ -84,7 +84,9 @@ impl World {
             let exit = ExitCell::default();
             // Confined to almost nothing: what is on the devices' own lists is for tests of whole VMs.
             let filter = husk_jail::seccomp::deny(&[libc::SYS_ptrace]).expect("a filter");
-            let start = |name| Worker::start(name, &filter, exit.clone()).expect("a thread").handle();
+            let start = |name| {
+                WorkerHandle::start(name, &filter, exit.clone(), &mut Starting::default()).expect("a thread")
+            };
             (["fuzz", "second"].map(start), exit)
         });
         let ([worker, second], exit) = (workers.clone(), exit.clone());

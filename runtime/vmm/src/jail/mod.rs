@@ -14,7 +14,7 @@ use husk_jail::{JailError, descriptors, identity, limits, namespaces, root};
 use rustix::process::Resource;
 
 pub use filters::Filters;
-pub use thread::{Begun, spawn, start, start_all};
+pub use thread::{Begun, Starting, spawn};
 
 use crate::config::VmConfig;
 use crate::sys;

@@ -11,31 +11,6 @@ use husk_jail::seccomp::Filter;
 /// touched.
 const STACK: usize = 256 << 10;
 
-/// Starts a thread; its filter holds when this returns.
-///
-/// # Errors
-/// When the system refuses the thread or the filter.
-pub fn start(
-    name: &str,
-    filter: &Filter,
-    work: impl FnOnce() + Send + 'static,
-) -> io::Result<JoinHandle<()>> {
-    spawn(name, filter, work)?.confined()
-}
-
-/// Starts a thread for each of `works`, side by side; the filter holds each of them when this returns.
-///
-/// # Errors
-/// When the system refuses a thread or the filter.
-pub fn start_all<W: FnOnce() + Send + 'static>(
-    name: &str,
-    filter: &Filter,
-    works: impl IntoIterator<Item = W>,
-) -> io::Result<Vec<JoinHandle<()>>> {
-    let begun: Vec<_> = works.into_iter().map(|work| spawn(name, filter, work)).collect::<io::Result<_>>()?;
-    begun.into_iter().map(Begun::confined).collect()
-}
-
 /// A thread that was started, and may not be held to its filter yet.
 pub struct Begun {
     thread: JoinHandle<()>,
@@ -53,7 +28,7 @@ impl Begun {
     }
 }
 
-/// The same as [`start`], without waiting.
+/// Starts a thread, without waiting until it is held to its filter.
 ///
 /// # Errors
 /// When the system refuses the thread.
@@ -70,4 +45,32 @@ pub fn spawn(name: &str, filter: &Filter, work: impl FnOnce() + Send + 'static) 
         }
     })?;
     Ok(Begun { thread, told })
+}
+
+/// Threads that are started side by side, none of which is to be waited for alone.
+#[derive(Default)]
+pub struct Starting(Vec<Begun>);
+
+impl Starting {
+    /// Starts one more.
+    ///
+    /// # Errors
+    /// When the system refuses the thread.
+    pub fn add(
+        &mut self,
+        name: &str,
+        filter: &Filter,
+        work: impl FnOnce() + Send + 'static,
+    ) -> io::Result<()> {
+        self.0.push(spawn(name, filter, work)?);
+        Ok(())
+    }
+
+    /// Waits until each of them is held to its filter.
+    ///
+    /// # Errors
+    /// When the system refuses a filter.
+    pub fn confined(self) -> io::Result<()> {
+        self.0.into_iter().try_for_each(|begun| begun.confined().map(drop))
+    }
 }

@@ -22,7 +22,7 @@ pub use config_space::ConfigSpace;
 pub use interrupt::Interrupt;
 pub use mmio::{MmioTransport, QUEUE_NOTIFY, RestoreError, SaveError, TransportError, TransportState};
 pub use served::{Serve, Served};
-pub use worker::{Worker, WorkerError, WorkerHandle};
+pub use worker::{WorkerError, WorkerHandle};
 
 use crate::memory::Memory;
 

@@ -2,23 +2,16 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use event_manager::{EventManager, RemoteEndpoint, SubscriberId};
 use husk_jail::seccomp::Filter;
 
 use super::BoxedDevice;
+use crate::fact;
+use crate::jail::Starting;
 use crate::power::{Exit, ExitCell};
-use crate::{fact, jail};
 
-/// A thread with an event loop.
-pub struct Worker {
-    handle: WorkerHandle,
-    /// Never joined: it ends with the process.
-    _thread: JoinHandle<()>,
-}
-
-/// How other threads reach a worker.
+/// How other threads reach a thread with an event loop, a worker, which ends with the process.
 #[derive(Clone)]
 pub struct WorkerHandle {
     endpoint: RemoteEndpoint<BoxedDevice>,
@@ -43,18 +36,18 @@ impl From<event_manager::Error> for WorkerError {
     }
 }
 
-impl Worker {
-    /// Starts a thread that is held to the system calls of `filter`. Its end would leave devices dead, so it ends the VM
-    /// through `exit`.
+impl WorkerHandle {
+    /// Starts a thread, among those that are `starting`, to be held to the system calls of `filter`. Its end would leave
+    /// devices dead, so it ends the VM through `exit`.
     ///
     /// # Errors
     /// When the system has no thread or descriptor left.
-    pub fn start(name: &str, filter: &Filter, exit: ExitCell) -> io::Result<Self> {
+    pub fn start(name: &str, filter: &Filter, exit: ExitCell, starting: &mut Starting) -> io::Result<Self> {
         let mut manager = EventManager::<BoxedDevice>::new()
             .map_err(|error| io::Error::other(format!("event loop of {name}: {error}")))?;
         let label: Arc<str> = name.into();
         let handle = WorkerHandle { endpoint: manager.remote_endpoint(), name: Arc::clone(&label) };
-        let thread = jail::start(name, filter, move || {
+        starting.add(name, filter, move || {
             let failed = loop {
                 match manager.run() {
                     Ok(_) => {}
@@ -65,16 +58,9 @@ impl Worker {
             fact!("the event loop of {label} failed: {failed}");
             exit.set(Exit::Failed(format!("the event loop of {label} failed: {failed}")));
         })?;
-        Ok(Self { handle, _thread: thread })
+        Ok(handle)
     }
 
-    /// A handle on the thread.
-    pub fn handle(&self) -> WorkerHandle {
-        self.handle.clone()
-    }
-}
-
-impl WorkerHandle {
     /// Hands an activated device to the loop.
     ///
     /// # Errors

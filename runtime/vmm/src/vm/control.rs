@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::time::Duration;
 
 use husk_jail::seccomp::Filter;
@@ -15,14 +15,15 @@ use crate::control::{Extent, Reply, Request, Response, Statistics, VmState};
 use crate::devices::block::{Medium, MediumError, Slot, SlotError};
 use crate::devices::fs::{Share, ShareError};
 use crate::devices::mem::Plug;
+use crate::fact;
+use crate::jail::Starting;
 use crate::power::{Exit, ExitCell};
 use crate::snapshot::{Saver, SnapshotError};
 use crate::statistics;
 use crate::vcpu::Vcpus;
-use crate::{fact, jail};
 
 /// Clients at a time; more wait. Each has a thread, and none is started later: none of them may start threads.
-const MAX_CLIENTS: usize = 4;
+pub const MAX_CLIENTS: usize = 4;
 /// A client that does not take its answer is given up.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// The longest wait for the guest to take or give memory.
@@ -180,16 +181,24 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Starts serving, on threads that are held to the system calls of `filter`.
+/// Starts threads, among those that are `starting`, to be held to the system calls of `filter`: they serve when all of them
+/// and whoever else waits have come to `open`.
 ///
 /// # Errors
 /// When there is no thread to be had.
-pub fn serve(listener: UnixListener, vm: Vm, filter: &Filter) -> io::Result<()> {
+pub fn serve(
+    listener: UnixListener,
+    vm: Vm,
+    filter: &Filter,
+    open: &Arc<Barrier>,
+    starting: &mut Starting,
+) -> io::Result<()> {
     let shared = Arc::new((listener, vm));
-    let works = (0..MAX_CLIENTS).map(|_| {
-        let shared = Arc::clone(&shared);
-        move || {
+    (0..MAX_CLIENTS).try_for_each(|_| {
+        let (shared, open) = (Arc::clone(&shared), Arc::clone(open));
+        starting.add("control", filter, move || {
             let (listener, vm) = &*shared;
+            open.wait();
             for stream in listener.incoming() {
                 match stream {
                     Ok(stream) => converse(Channel::new(stream), vm),
@@ -199,9 +208,8 @@ pub fn serve(listener: UnixListener, vm: Vm, filter: &Filter) -> io::Result<()> 
                     }
                 }
             }
-        }
-    });
-    jail::start_all("control", filter, works).map(drop)
+        })
+    })
 }
 
 /// Answers requests until the client leaves or what it sends cannot be told apart any more.

@@ -19,15 +19,13 @@ use crate::devices::mem::{Mem, Plug};
 use crate::devices::net::{Lane, Limits, Net, TapError, parse_mac};
 use crate::devices::rng::Rng;
 use crate::devices::vsock::Vsock;
-use crate::jail::Filters;
+use crate::jail::{Filters, Starting};
 use crate::layout;
 use crate::memory::{Memory, Ram, Region};
 use crate::power::ExitCell;
 use crate::rate::{Limiter, Ticket};
 use crate::statistics;
-use crate::virtio::{
-    BoxedDevice, Identity, Interrupt, MmioTransport, Served, TransportError, Worker, WorkerHandle,
-};
+use crate::virtio::{BoxedDevice, Identity, Interrupt, MmioTransport, Served, TransportError, WorkerHandle};
 
 /// Why a VM has no devices.
 #[derive(Debug, thiserror::Error)]
@@ -58,30 +56,34 @@ pub enum DeviceError {
 }
 
 /// The devices, in the order of their windows.
-pub struct Devices {
+pub struct Devices<'a> {
     /// Their registers.
     pub transports: Vec<MmioTransport>,
     /// By what the guest's drivers find each of them.
-    pub acpi_ids: Vec<String>,
+    pub acpi_ids: Vec<&'a str>,
     /// Their drivers' notifications, which KVM does not know of yet.
     pub notifications: Notifications,
     /// The block slots, by number.
     pub slots: Vec<Arc<Slot>>,
+    /// Where disks' requests wait for threads, which are to be started.
+    pub pool: Pool,
     /// The file system device's place for a server.
     pub share: Option<Arc<Share>>,
     /// The memory device's place for the host's requests.
     pub plug: Option<Arc<Plug>>,
+    /// The devices' threads.
+    pub starting: Starting,
 }
 
 struct Builder<'a> {
     vm: &'a VmFd,
     memory: &'a Memory,
     transports: Vec<MmioTransport>,
-    acpi_ids: Vec<String>,
+    acpi_ids: Vec<&'a str>,
     notifications: Notifications,
 }
 
-impl Builder<'_> {
+impl<'a> Builder<'a> {
     /// An interrupt for the next device.
     fn interrupt(&self) -> Result<Interrupt, DeviceError> {
         let line = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
@@ -96,34 +98,34 @@ impl Builder<'_> {
         device: BoxedDevice,
         worker: &WorkerHandle,
         interrupt: Interrupt,
-        late: Option<&str>,
+        late: Option<&'a str>,
     ) -> Result<(), DeviceError> {
         let window = layout::mmio_window(self.transports.len());
         let transport = MmioTransport::new(identity, device, worker.clone(), self.memory.clone(), interrupt)?;
         self.notifications.add(window, transport.kicks());
         self.transports.push(transport);
-        self.acpi_ids.push(late.unwrap_or(acpi::VIRTIO_MMIO).to_owned());
+        self.acpi_ids.push(late.unwrap_or(acpi::VIRTIO_MMIO));
         Ok(())
     }
 }
 
 /// Makes the devices of `config`. Disks have a thread of their own, and some more that wait for the host's disk, and so
-/// have volumes, which copy much, and pluggable memory, which may take a while to be given and
-/// taken; all others are quick.
+/// have volumes, which copy much, and pluggable memory, which may take a while to be given and taken; all others are quick.
 ///
 /// # Errors
 /// [`DeviceError`].
-pub fn build(
-    config: &VmConfig,
-    vm: &Arc<VmFd>,
-    ram: &Ram,
+pub fn build<'a>(
+    config: &'a VmConfig,
+    vm: &'a Arc<VmFd>,
+    ram: &'a Ram,
     counters: &statistics::Shared,
     exit: &ExitCell,
     filters: &Filters,
     listener: UnixListener,
-) -> Result<Devices, DeviceError> {
-    let io = Worker::start("io", &filters.io, exit.clone())?.handle();
-    let disks = Worker::start("block", &filters.block, exit.clone())?.handle();
+) -> Result<Devices<'a>, DeviceError> {
+    let mut starting = Starting::default();
+    let io = WorkerHandle::start("io", &filters.io, exit.clone(), &mut starting)?;
+    let disks = WorkerHandle::start("block", &filters.block, exit.clone(), &mut starting)?;
     let mut builder = Builder {
         vm,
         memory: &ram.memory,
@@ -147,7 +149,8 @@ pub fn build(
             || Ok::<_, io::Error>(Limits { rx: Ticket::new(rx.as_ref())?, tx: Ticket::new(tx.as_ref())? });
         let mut lanes = Vec::new();
         for pair in 1..net.queues {
-            let worker = Worker::start(&format!("net{index}.{pair}"), &filters.net, exit.clone())?.handle();
+            let name = format!("net{index}.{pair}");
+            let worker = WorkerHandle::start(&name, &filters.net, exit.clone(), &mut starting)?;
             lanes.push(Lane { limits: limits()?, worker });
         }
         let device = Net::new(index, net, limits()?, lanes, counters.clone())?;
@@ -158,7 +161,7 @@ pub fn build(
 
     let mut share = None;
     if let Some(tag) = &config.fs_tag {
-        let worker = Worker::start("fs", &filters.fs, exit.clone())?.handle();
+        let worker = WorkerHandle::start("fs", &filters.fs, exit.clone(), &mut starting)?;
         let interrupt = builder.interrupt()?;
         let shared = Share::new()?;
         let device = Box::new(Fs::new(Arc::clone(&shared)));
@@ -166,7 +169,7 @@ pub fn build(
         share = Some(shared);
     }
 
-    let worker = Worker::start("memory", &filters.memory, exit.clone())?.handle();
+    let worker = WorkerHandle::start("memory", &filters.memory, exit.clone(), &mut starting)?;
     let interrupt = builder.interrupt()?;
     builder.add(
         Balloon::identity(config.huge_pages),
@@ -186,7 +189,7 @@ pub fn build(
         plug = Some(shared);
     }
 
-    let pool = Pool::start(&filters.pool, exit)?;
+    let pool = Pool::default();
     let mut slots = Vec::new();
     for number in 0..config.block_slots {
         let interrupt = builder.interrupt()?;
@@ -199,5 +202,5 @@ pub fn build(
         slots.push(slot);
     }
     let Builder { transports, acpi_ids, notifications, .. } = builder;
-    Ok(Devices { transports, acpi_ids, notifications, slots, share, plug })
+    Ok(Devices { transports, acpi_ids, notifications, slots, pool, share, plug, starting })
 }

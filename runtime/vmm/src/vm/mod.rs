@@ -11,6 +11,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Barrier};
 
+use husk_jail::seccomp::Filter;
 use rustix::process::setpriority_process;
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
@@ -22,7 +23,7 @@ pub use kvm::KvmError;
 use crate::boot::{self, BootError, registers};
 use crate::config::VmConfig;
 use crate::console::{Console, RingFile};
-use crate::jail::{self, ConfinementError, Filters};
+use crate::jail::{self, ConfinementError, Filters, Starting};
 use crate::memory::{MemoryError, Ram};
 use crate::mmio_bus::MmioBus;
 use crate::pio::Ports;
@@ -98,10 +99,11 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
     counters.marks.add("guest loaded");
     let machine = kvm::Machine::new(files.kvm, &ram)?;
     let devices = devices::build(config, &machine.vm, &ram, &counters, &exit, &filters, files.vsock)?;
+    let mut starting = devices.starting;
     counters.marks.add("devices made");
     devices
         .notifications
-        .register(Arc::clone(&machine.vm), &filters.notifications)
+        .register(Arc::clone(&machine.vm), &filters.notifications, &mut starting)
         .map_err(VmError::Threads)?;
     if saved.is_none() {
         acpi::write(&memory, config.max_vcpus, &devices.acpi_ids)?;
@@ -130,9 +132,18 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
     };
 
     let world = Machine { ports: Arc::clone(&ports), mmio, exit: exit.clone(), counters: counters.clone() };
-    // The guest's first instruction comes when every thread is held to its system calls.
+    // The guest's first instruction comes when every thread that does anything for it is held to its system calls.
     let confined = Arc::new(Barrier::new(vcpus.len() + 1));
     let vcpus = Vcpus::start(vcpus, &config.vcpu_cpus, &world, &filters.vcpu, &confined)?;
+    starting.confined().map_err(VmError::Threads)?;
+    counters.marks.add("guest entered");
+    confined.wait();
+
+    // The others start beside it. No tenant's code is in the guest before its disks, which come by the control socket; and
+    // that is served when nobody is left who is not held to its list.
+    let mut starting = Starting::default();
+    devices.pool.start(&filters.pool, &exit, &mut starting).map_err(VmError::Threads)?;
+    end_on_termination(exit.clone(), &filters.signals, &mut starting).map_err(VmError::Threads)?;
     let vm = control::Vm::new(
         vcpus,
         saver,
@@ -142,11 +153,11 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
         counters.clone(),
         exit.clone(),
     );
-    control::serve(files.control, vm, &filters.control).map_err(VmError::Threads)?;
-    end_on_termination(exit.clone(), &filters).map_err(VmError::Threads)?;
-    counters.marks.add("guest entered");
+    let open = Arc::new(Barrier::new(control::MAX_CLIENTS + 1));
+    control::serve(files.control, vm, &filters.control, &open, &mut starting).map_err(VmError::Threads)?;
+    starting.confined().map_err(VmError::Threads)?;
     filters.main.install().map_err(ConfinementError::from)?;
-    confined.wait();
+    open.wait();
 
     let end = exit.wait();
     ports.flush();
@@ -178,10 +189,9 @@ fn console(
     }
 }
 
-fn end_on_termination(exit: ExitCell, filters: &Filters) -> io::Result<()> {
-    jail::start("signals", &filters.signals, move || match sys::wait_for_termination() {
+fn end_on_termination(exit: ExitCell, filter: &Filter, starting: &mut Starting) -> io::Result<()> {
+    starting.add("signals", filter, move || match sys::wait_for_termination() {
         Ok(()) => exit.set(Exit::Stopped),
         Err(error) => fact!("waiting for SIGTERM: {error}; only the control socket ends this VM"),
     })
-    .map(drop)
 }

@@ -8,8 +8,9 @@ use husk_jail::seccomp::Filter;
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::fact;
+use crate::jail::Starting;
 use crate::virtio::QUEUE_NOTIFY;
-use crate::{fact, jail};
 
 /// What is to be asked of KVM.
 #[derive(Default)]
@@ -27,7 +28,7 @@ impl Notifications {
     ///
     /// # Errors
     /// When there is no thread to be had.
-    pub fn register(self, vm: Arc<VmFd>, filter: &Filter) -> io::Result<()> {
+    pub fn register(self, vm: Arc<VmFd>, filter: &Filter, starting: &mut Starting) -> io::Result<()> {
         let work = move || {
             for (window, kicks) in self.0 {
                 let address = IoEventAddress::Mmio(window + QUEUE_NOTIFY);
@@ -39,6 +40,6 @@ impl Notifications {
                 }
             }
         };
-        jail::start("notifications", filter, work).map(drop)
+        starting.add("notifications", filter, work)
     }
 }

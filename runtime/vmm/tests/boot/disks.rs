@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use husk_vmm::config::slot_serial;
@@ -143,7 +144,7 @@ fn scratch() {
 }
 
 fn bad_attachments() {
-    let machine = Machine::boot();
+    let machine = Machine::boot_changed(|config| config.fs_tag = None);
     let disk = file(&[0; 4096]);
     let refused = |result: Result<_, husk_vmm::control::client::ControlError>, word: &str| {
         let error = result.expect_err(word).to_string();
@@ -151,6 +152,7 @@ fn bad_attachments() {
     };
     refused(machine.attach(3, true, &[&disk]), "no block slot 3; the VM has 3");
     refused(machine.attach(0, true, &[]), "at least one extent");
+    refused(machine.request(&Request::AttachFs, &[disk.as_fd()]), "no file system device (fs_tag)");
     refused(machine.request(&Request::Detach { slot: 0 }, &[]), "block slot 0 is empty");
     let read_only = File::open("/proc/self/exe").unwrap();
     refused(machine.attach(0, false, &[&read_only]), "not open for reading and writing");

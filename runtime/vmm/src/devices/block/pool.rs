@@ -16,7 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::medium::Medium;
 use super::request::{self, Answer, Rest};
-use crate::jail;
+use crate::jail::Starting;
 use crate::power::{Exit, ExitCell};
 use crate::virtio::Chain;
 
@@ -60,33 +60,24 @@ struct Shared {
     wake: Condvar,
 }
 
-/// The threads.
-#[derive(Clone)]
+/// The threads, or the place where jobs wait for them.
+#[derive(Clone, Default)]
 pub struct Pool(Arc<Shared>);
 
 impl Pool {
-    /// Starts them, held to the system calls of `filter`. The end of one would leave requests without an answer, so it
-    /// ends the VM through `exit`.
+    /// Starts them, among those that are `starting`, to be held to the system calls of `filter`: jobs wait until then. The
+    /// end of one would leave requests without an answer, so it ends the VM through `exit`.
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub fn start(filter: &Filter, exit: &ExitCell) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
-        let works = (0..THREADS).map(|_| {
-            let (shared, exit) = (Arc::clone(&shared), exit.clone());
-            move || {
+    pub fn start(&self, filter: &Filter, exit: &ExitCell, starting: &mut Starting) -> io::Result<()> {
+        (0..THREADS).try_for_each(|_| {
+            let (shared, exit) = (Arc::clone(&self.0), exit.clone());
+            starting.add("pool", filter, move || {
                 let _ = catch_unwind(AssertUnwindSafe(|| shared.work()));
                 exit.set(Exit::Failed("a thread for disks has ended".into()));
-            }
-        });
-        jail::start_all("pool", filter, works)?;
-        Ok(Self(shared))
-    }
-
-    /// Without threads: a test does the jobs when it wants to.
-    #[cfg(test)]
-    pub fn idle() -> Self {
-        Self(Arc::default())
+            })
+        })
     }
 
     /// How many jobs have not been begun.
@@ -95,7 +86,7 @@ impl Pool {
         self.0.lock().len()
     }
 
-    /// Does one job of an idle pool, as a thread would; whether there was one.
+    /// Does one job of a pool without threads, as one would; whether there was one.
     #[cfg(test)]
     pub fn step(&self) -> bool {
         self.0.step(self.0.lock()).1
@@ -249,7 +240,7 @@ mod tests {
 
     #[test]
     fn one_disk_that_does_not_answer_leaves_a_thread_to_the_others() {
-        let (pool, medium) = (Pool::idle(), medium());
+        let (pool, medium) = (Pool::default(), medium());
         let [stuck, other] = [(); 2].map(|()| Lane::new(&pool).unwrap());
         // As if so many threads waited for its disk.
         stuck.at_work.store(THREADS_FOR_ONE, Ordering::Relaxed);
@@ -268,7 +259,8 @@ mod tests {
     fn who_waits_for_a_lane_finds_its_media_let_go() {
         let exit = ExitCell::default();
         let filters = crate::jail::Filters::new(false).unwrap();
-        let (pool, medium) = (Pool::start(&filters.pool, &exit).unwrap(), medium());
+        let (pool, medium) = (Pool::default(), medium());
+        pool.start(&filters.pool, &exit, &mut Starting::default()).unwrap();
         let lane = Lane::new(&pool).unwrap();
         for round in 1..=200 {
             for queue in 0..8 {

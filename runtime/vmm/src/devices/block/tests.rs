@@ -9,12 +9,12 @@ use vmm_sys_util::eventfd::EventFd;
 use super::*;
 use crate::config::{Rate, RateLimit};
 use crate::control::Extent;
-use crate::jail::Filters;
+use crate::jail::{Filters, Starting};
 use crate::memory::Memory;
 use crate::power::ExitCell;
 use crate::rate::Limiter;
 use crate::virtio::testing::{Driver, activation_by, memory};
-use crate::virtio::{BoxedDevice, Interrupt, Worker, WorkerHandle};
+use crate::virtio::{BoxedDevice, Interrupt, WorkerHandle};
 
 const HEADER_AT: u64 = 0x8000;
 const DATA_AT: u64 = 0x9000;
@@ -25,7 +25,7 @@ const FLUSH: [u8; 16] = [4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 fn worker() -> WorkerHandle {
     let filters = Filters::new(false).unwrap();
-    Worker::start("test", &filters.block, ExitCell::default()).unwrap().handle()
+    WorkerHandle::start("test", &filters.block, ExitCell::default(), &mut Starting::default()).unwrap()
 }
 
 /// The loop takes events in no order that a test could rely on.
@@ -104,7 +104,7 @@ impl World {
 
 #[test]
 fn what_waits_for_its_disk_holds_up_nobody_and_is_waited_for() {
-    let (pool, worker) = (Pool::idle(), worker());
+    let (pool, worker) = (Pool::default(), worker());
     let [slow, other] = [(); 2].map(|()| World::new(&pool, &worker, Ticket::default()));
     slow.attach();
     slow.offer(0, READ, 1);
@@ -143,7 +143,7 @@ fn what_waits_for_its_disk_holds_up_nobody_and_is_waited_for() {
 
 #[test]
 fn a_reset_waits_and_then_touches_nothing() {
-    let (pool, worker) = (Pool::idle(), worker());
+    let (pool, worker) = (Pool::default(), worker());
     let world = World::new(&pool, &worker, Ticket::default());
     world.attach();
     world.offer(0, READ, 2);
@@ -162,7 +162,7 @@ fn a_reset_waits_and_then_touches_nothing() {
 
 #[test]
 fn a_snapshot_has_what_was_in_flight_answered() {
-    let (pool, worker) = (Pool::idle(), worker());
+    let (pool, worker) = (Pool::default(), worker());
     let world = World::new(&pool, &worker, Ticket::default());
     world.attach();
     world.offer(0, READ, 2);
@@ -186,7 +186,7 @@ fn a_snapshot_has_what_was_in_flight_answered() {
 
 #[test]
 fn only_so_many_are_in_flight_and_all_are_served() {
-    let (pool, worker) = (Pool::idle(), worker());
+    let (pool, worker) = (Pool::default(), worker());
     let world = World::new(&pool, &worker, Ticket::default());
     world.attach();
     // The mock's rings have room for so many.
@@ -207,7 +207,7 @@ fn only_so_many_are_in_flight_and_all_are_served() {
 
 #[test]
 fn a_limit_is_shared_and_holds_up_nobody_else() {
-    let (pool, worker) = (Pool::idle(), worker());
+    let (pool, worker) = (Pool::default(), worker());
     let rate = Some(Rate { per_second: 200, burst: 1 });
     let limiter = Limiter::new(RateLimit { operations: rate, bytes: None });
     let [first, second] =
@@ -230,7 +230,7 @@ fn a_limit_is_shared_and_holds_up_nobody_else() {
 
 #[test]
 fn a_devices_queues_share_its_turns() {
-    let (pool, worker) = (Pool::idle(), worker());
+    let (pool, worker) = (Pool::default(), worker());
     let rate = Some(Rate { per_second: 200, burst: 1 });
     let limiter = Limiter::new(RateLimit { operations: rate, bytes: None });
     let world = World::new(&pool, &worker, Ticket::new(limiter.as_ref()).unwrap());
@@ -246,7 +246,7 @@ fn a_devices_queues_share_its_turns() {
 
 #[test]
 fn a_driver_that_breaks_a_queue_while_requests_are_in_flight_stops_its_device_alone() {
-    let (pool, worker) = (Pool::idle(), worker());
+    let (pool, worker) = (Pool::default(), worker());
     let [broken, other] = [(); 2].map(|()| World::new(&pool, &worker, Ticket::default()));
     broken.attach();
     broken.offer(0, READ, 1);

@@ -6,9 +6,10 @@ use vm_memory::GuestMemoryMmap;
 
 use super::*;
 use crate::devices::rng::Rng;
+use crate::jail::Starting;
 use crate::power::ExitCell;
 use crate::virtio::testing::{Driver, memory};
-use crate::virtio::{F_INDIRECT_DESC, Served, Worker};
+use crate::virtio::{F_INDIRECT_DESC, Served, WorkerHandle};
 
 const BUFFER: u64 = 0x8000;
 const RINGS: [u64; 3] = [register::QUEUE_DESC_LOW, register::QUEUE_DRIVER_LOW, register::QUEUE_DEVICE_LOW];
@@ -30,7 +31,8 @@ impl World {
         let memory: &'static GuestMemoryMmap = Box::leak(Box::new(memory()));
         let exit = ExitCell::default();
         let filters = crate::jail::Filters::new(false).unwrap();
-        let worker = Worker::start("test", &filters.io, exit.clone()).unwrap().handle();
+        let worker =
+            WorkerHandle::start("test", &filters.io, exit.clone(), &mut Starting::default()).unwrap();
         let interrupt = Interrupt::detached().unwrap();
         let device = Box::new(Served::new(Rng));
         let transport =
