@@ -82,11 +82,7 @@ pub fn idle(bed: &Bed, figures: &mut Figures) {
     let boots = Boots::new(bed, "i");
     let (_, _, vmm) = insist("husk-vmm's boot", || boots.boot(false));
     let (_, qemu) = insist("QEMU's boot", || boots.qemu());
-    let rested = Instant::now();
-    while let Some(left) = REST.checked_sub(rested.elapsed()) {
-        step(format!("guests come to rest: {} s to go", left.as_secs()));
-        std::thread::sleep(SIGN.min(left));
-    }
+    pass(REST, "guests come to rest");
     let [ours, theirs] = taken_by([vmm.process(), qemu.process()]);
     figures.ours("idle", ours);
     figures.peers("idle", theirs);
@@ -112,15 +108,20 @@ fn settle() {
     std::hint::black_box(&memory);
 }
 
+/// Lets that time pass, with signs of life, and answers how much has.
+fn pass(time: Duration, what: &str) -> Duration {
+    let begun = Instant::now();
+    while let Some(left) = time.checked_sub(begun.elapsed()) {
+        step(format!("{what}: {} s to go", left.as_secs()));
+        std::thread::sleep(SIGN.min(left));
+    }
+    begun.elapsed()
+}
+
 /// Milliseconds a second of the host's CPU that each takes.
 fn taken_by(processes: [Process; 2]) -> [f64; 2] {
     let before = processes.map(|process| process.cpu());
-    let begun = Instant::now();
-    while let Some(left) = WATCHED.checked_sub(begun.elapsed()) {
-        step(format!("idle guests are watched: {} s to go", left.as_secs()));
-        std::thread::sleep(SIGN.min(left));
-    }
-    let took = begun.elapsed().as_secs_f64();
+    let took = pass(WATCHED, "idle guests are watched").as_secs_f64();
     let after = processes.map(|process| process.cpu());
     [0, 1].map(|side| (after[side] - before[side]).as_secs_f64() * 1000.0 / took)
 }
