@@ -5,13 +5,17 @@ SHELL := /bin/bash
 
 CARGO ?= cargo
 RELEASE := target/x86_64-unknown-linux-gnu/release
-# Always all crates at once: with any other selection cargo would choose other features for the dependencies,
-# and compile them again.
+# Always all crates at once, and tests among them: with any other selection cargo would choose other features for the
+# dependencies, and compile them again.
 ALL := --release --workspace
 # The tests that need a VM, and `system`, which needs the tests' images: `--all-targets` and plain `cargo test` leave
 # them out (`test = false`).
 MACHINE_TESTS := --test boot --test guest --test mount
 VM_TESTS := $(MACHINE_TESTS) --test e2e --test system
+# The crates' tests of their own outsides, which need none.
+OUTSIDE_TESTS := --test images --test security
+BUILD := $(CARGO) build $(ALL) --lib --bins $(OUTSIDE_TESTS) $(VM_TESTS)
+UNIT := $(CARGO) --config tests/unit.toml test $(ALL)
 # Two test beds may run at once: each line of output begins with the name of its own.
 LABELLED = 2>&1 | sed -u 's/^/$@: /'
 RUNNER := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER
@@ -19,7 +23,7 @@ IN_TESTBED := $(RUNNER)=$(CURDIR)/tests/testbed/run
 IN_NAMESPACE := $(RUNNER)="unshare --mount --propagation private"
 
 .DEFAULT_GOAL := build
-.PHONY: help deps tools build lint unit kernel initramfs images testbed assets e2e machines pods faults conformance kubelet install bench bench-vmm bench-images load soak fuzz demo test
+.PHONY: help deps tools build lint unit kernel initramfs images testbed assets e2e machines pods node faults conformance kubelet install bench bench-vmm bench-images load soak fuzz demo test
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -32,8 +36,8 @@ tools: ## install crictl and virtiofsd into the cache
 	@tests/tools/virtiofsd
 
 build: ## build every crate, tests included
-	$(CARGO) build $(ALL) --all-targets
-	$(CARGO) test --no-run $(ALL) $(VM_TESTS)
+	$(BUILD)
+	$(UNIT) --no-run --lib --bins
 
 lint: ## formatting and clippy
 	$(CARGO) fmt --all --check
@@ -41,7 +45,8 @@ lint: ## formatting and clippy
 	$(CARGO) clippy $(ALL) $(VM_TESTS) -- -D warnings
 
 unit: ## the tests that need no virtual machine
-	$(CARGO) test $(ALL)
+	$(UNIT) --lib --bins
+	$(CARGO) test $(ALL) $(OUTSIDE_TESTS)
 
 kernel: ## the guest's kernel, in target/guest
 	guest-kernel/build
@@ -58,15 +63,18 @@ testbed: ## check the test bed itself
 
 assets: kernel initramfs images tools
 
-e2e: machines pods faults ## the tests that need virtual machines, in the test bed
+e2e: machines pods node faults ## the tests that need virtual machines, in the test bed
 
 machines: assets ## those of the monitor, the agent and the network, and of images' disks
 	$(IN_NAMESPACE) $(CARGO) test $(ALL) --test system $(LABELLED)
-	$(IN_TESTBED) $(CARGO) test $(ALL) --bin husk -- --ignored $(LABELLED)
+	$(IN_TESTBED) $(UNIT) --bin husk -- --ignored $(LABELLED)
 	$(IN_TESTBED) $(CARGO) test $(ALL) $(MACHINE_TESTS) $(LABELLED)
 
 pods: assets ## those of whole pods
-	$(IN_TESTBED) $(CARGO) test $(ALL) --test e2e -- --skip faults:: $(LABELLED)
+	$(IN_TESTBED) $(CARGO) test $(ALL) --test e2e -- --skip faults:: --skip node:: $(LABELLED)
+
+node: assets ## those of what is around pods: streams, events, figures, limits, the command line
+	$(IN_TESTBED) $(CARGO) test $(ALL) --test e2e -- node:: $(LABELLED)
 
 faults: assets ## what dies, breaks, fills up or lies, and the daemon killed between any two steps of what it does
 	$(IN_TESTBED) $(CARGO) test $(ALL) --test e2e -- faults:: $(LABELLED)
@@ -90,7 +98,7 @@ bench-vmm: assets ## the monitor and pods beside their peers, with the project's
 
 bench-images: ## pulling images beside containerd, skopeo with umoci, and podman; as root, on this machine
 	tests/deps/bench-images
-	$(CARGO) build $(ALL) --all-targets
+	$(BUILD)
 	tests/images/bench
 	$(RELEASE)/husk-bench-images
 
@@ -124,4 +132,4 @@ test: deps ## every test
 	$(MAKE) lint
 	$(MAKE) unit
 	$(MAKE) testbed
-	$(MAKE) --jobs=2 pods faults conformance machines
+	$(MAKE) --jobs=2 pods node faults machines conformance

@@ -10,7 +10,7 @@ use crate::logs::{self, LogLine};
 use crate::{Client, wait_for};
 
 /// How long a container of a test may run.
-const RUN_LIMIT: Duration = Duration::from_secs(90);
+const RUN_LIMIT: Duration = Duration::from_secs(180);
 
 /// A container that was created.
 #[derive(Clone, Debug)]

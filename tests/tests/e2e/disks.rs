@@ -7,7 +7,7 @@ use husk_proto::cri;
 use husk_tests::{Bed, container, expect_code, image, pod, sh, step};
 use tonic::Code;
 
-use crate::command_line::{Own, stderr, stdout};
+use crate::node::command_line::{Own, stderr, stdout};
 
 const DISK: &str = "docker.io/husk/disk:latest";
 const PARTITION: &str = "io.husk.disk.partition";

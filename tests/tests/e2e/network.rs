@@ -166,7 +166,7 @@ pub async fn names_and_resolver(bed: Arc<Bed>) {
 /// Offloads and MTU are right: what was sent arrives, bit for bit.
 pub async fn much_data_between_pods(bed: Arc<Bed>) {
     let (from, to) = tokio::join!(bed.pod(pod("from")), bed.pod(pod("to")));
-    let line = "mkdir /www; dd if=/dev/urandom of=/www/file bs=64k count=320 2>/dev/null; sha256sum </www/file; exec nc -l -p 80 -e cat /www/file";
+    let line = "mkdir /www; dd if=/dev/urandom of=/www/file bs=64k count=128 2>/dev/null; sha256sum </www/file; exec nc -l -p 80 -e cat /www/file";
     let serving = from.start(container("server", line)).await;
     serving.wait_log("-\n").await;
     let got = to.output(&format!("({}) </dev/null | sha256sum", receive(&from.ip().await, 80))).await;

@@ -9,7 +9,7 @@ use husk_proto::cri;
 use husk_tests::{BUSYBOX, Bed, Daemon, Pod, container, expect_code, pod, sh, short_dir, step, wait_for};
 use tonic::{Code, Request};
 
-use crate::scrape;
+use crate::node::scrape;
 
 /// A daemon of its own, beside the bed's.
 pub(super) fn daemon_in(dir: &Path, bed: &Bed) -> Daemon {

@@ -105,7 +105,7 @@ pub async fn processes(bed: Arc<Bed>) {
     let inside = beside.start(container("inside", "sleep 3600")).await;
     let vmm = beside.vmm().await;
     without_layers(&bed).await;
-    let root = crate::cgroups::root();
+    let root = crate::node::cgroups::root();
     let own = fs::read_to_string(format!("/proc/{}/cgroup", bed.daemon.pid())).expect("read its cgroup");
     let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default().to_owned();
     fs::write(root.join("cgroup.subtree_control"), "+pids").expect("hand the controller down");

@@ -74,40 +74,40 @@ pub async fn plugin_fails_to_delete(bed: Arc<Bed>) {
 
 /// A plugin that hangs is killed with what it started, at its limit; pods that are started meanwhile do not wait for it.
 pub async fn plugin_hangs(bed: Arc<Bed>) {
-    const LIMITED: &str = "[network]\ntimeout_secs = 15\n";
-    const SECONDS: Duration = Duration::from_secs(15);
+    const LIMITED: &str = "[network]\ntimeout_secs = 30\n";
+    const SECONDS: Duration = Duration::from_secs(30);
     bed.daemon.restart_with_instead("[network]\n", LIMITED).await;
     let mark = bed.scratch("plugin").join("hang-in-del");
     let script = format!(
         "hang() {{ sleep 54321 & sleep 54321; }}
-        case $CNI_COMMAND in
-        ADD) case $CNI_ARGS in *K8S_POD_NAME=hangs-*) hang ;; esac; {PREVIOUS_RESULT} ;;
-        DEL) if [ -e {} ]; then hang; fi ;;
+        case $CNI_COMMAND:$CNI_ARGS in
+        ADD:*K8S_POD_NAME=hangs-*) hang ;;
+        ADD:*) {PREVIOUS_RESULT} ;;
+        DEL:*K8S_POD_NAME=meanwhile-*) if [ -e {} ]; then hang; fi ;;
         esac",
         mark.display()
     );
     bed.cni.plugin("hanging", &script);
     // What comes last is deleted first.
     let list = bed.cni.configure("00-hanging", &[bed.cni.bridge(), json!({"type": "hanging"})]);
-    let sleeping = || sh("pgrep -fc '^sleep 54321' || true").trim() != "0";
+    let sleeping = || sh("pgrep -fc '^sleep 54321' || true").trim().parse::<u32>().expect("a number");
     let begun = Instant::now();
     let client = bed.client.clone();
     let hanging = tokio::spawn(async move { run(&client, pod("hangs")).await });
-    wait_for("the plugin", SECONDS, || async { sleeping().then_some(()) }).await;
+    wait_for("the plugin", SECONDS, || async { (sleeping() > 0).then_some(()) }).await;
     let meanwhile = bed.pod(pod("meanwhile")).await;
     assert_eq!(meanwhile.output("echo up").await, "up\n");
-    let outcome = hanging.await.expect("the call's task");
-    assert!((SECONDS..SECONDS * 4).contains(&begun.elapsed()), "{:?}", begun.elapsed());
-    expect_code(outcome, &[Code::DeadlineExceeded], &["hanging", "ADD", "15 s"]);
-    assert!(!sleeping(), "what the plugin started lives on");
-    assert_eq!(bed.client.pods(cri::PodSandboxFilter::default()).await.len(), 1);
 
     step("in DEL");
     fs::write(&mark, "").expect("write the mark");
     let request = cri::StopPodSandboxRequest { pod_sandbox_id: meanwhile.id.clone() };
     let outcome = bed.client.runtime().stop_pod_sandbox(request).await;
-    expect_code(outcome, &[Code::DeadlineExceeded], &["hanging", "DEL", "15 s"]);
-    assert!(!sleeping(), "what the plugin started lives on");
+    expect_code(outcome, &[Code::DeadlineExceeded], &["hanging", "DEL", "30 s"]);
+    let outcome = hanging.await.expect("the call's task");
+    assert!((SECONDS..SECONDS * 4).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    expect_code(outcome, &[Code::DeadlineExceeded], &["hanging", "ADD", "30 s"]);
+    assert_eq!(sleeping(), 0, "what the plugin started lives on");
+    assert_eq!(bed.client.pods(cri::PodSandboxFilter::default()).await.len(), 1);
     fs::remove_file(&mark).expect("remove the mark");
     meanwhile.remove().await;
     fs::remove_file(list).expect("remove the configuration");

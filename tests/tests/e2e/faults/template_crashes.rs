@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use husk_proto::cri;
-use husk_tests::{Bed, Pod, entries, pod, wait_for};
+use husk_tests::{Bed, Pod, entries, pod, sh, wait_for};
 use tonic::Status;
 
 use super::crashes::at_each_point;
@@ -103,6 +103,12 @@ pub async fn while_templates_go(bed: Arc<Bed>) {
     bed.daemon.restart_with("templates = false\n", "").await;
     bed.daemon.restart_with("max_templates = 1\n", "[handlers.other]\n").await;
     damaged().await;
+    // What each kill begins with is a copy: the daemon finds it when it starts.
+    let (place, copy) = (all.whole().remove(0), bed.scratch("damaged").join("template"));
+    let copied = |from: &Path, to: &Path| {
+        sh(&format!("cp -a --sparse=always {} {}", from.display(), to.display()));
+    };
+    copied(&place, &copy);
     let work = async || {
         let old = all.whole();
         let first = run(&bed, "").await?;
@@ -117,7 +123,7 @@ pub async fn while_templates_go(bed: Arc<Bed>) {
         assert!(all.whole().len() <= 1, "{:?}", all.below());
         all.check_clean().await;
         all.forget();
-        damaged().await;
+        copied(&copy, &place);
     };
     at_each_point(&bed, 2, &["discarded", "make room"], work, settle).await;
     bed.clear().await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use husk_tests::{Bed, container, pod, step};
 use serde_json::Value;
 
-use crate::command_line::{stderr, stdout};
+use super::command_line::{stderr, stdout};
 
 /// What `husk` exits with when it is itself that cannot.
 const REFUSED: Option<i32> = Some(125);

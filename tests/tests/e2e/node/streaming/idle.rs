@@ -10,7 +10,6 @@ use husk_proto::cri;
 use husk_tests::{Bed, container, expect_code, pod, step, wait_for};
 use tonic::Code;
 
-use super::TRANSPORTS;
 use super::ports::connect;
 use super::urls::{UPGRADE, request};
 
@@ -92,33 +91,32 @@ pub async fn idle_streams(bed: Arc<Bed>) {
     let url = runtime.port_forward(wanted).await.expect("there is room for URLs again").into_inner().url;
     assert_eq!(request(&url, "GET", "").0, "400");
 
-    for transport in TRANSPORTS {
-        step(format!("more connections than one client may have, over {transport}"));
-        let (client, local) = bed.crictl().forward(&pod.id, transport, 9000).await;
-        let mut carried = Vec::new();
-        for number in 0..PAIRS {
-            let mut stream = connect(local);
-            stream.write_all(b"x").expect("send");
-            let echoed = stream.read(&mut [0]).unwrap_or_else(|e| panic!("connection {number}: {e}"));
-            assert_eq!(echoed, 1, "connection {number}");
-            carried.push(stream);
-        }
-        let mut refused = connect(local);
-        let mut answer = Vec::new();
-        let _ = refused.read_to_end(&mut answer);
-        assert!(answer.is_empty(), "one more is not carried");
-        assert!(carried.iter().all(alive), "the others still are");
-        let in_guest = server.exec("netstat -tn | grep -c ':9000.*ESTABLISHED'").await;
-        step(format!("{} ends in the guest", in_guest.trim()));
-
-        step("the client is killed");
-        drop(client);
-        wait_for("the guest's connections to end", PATIENCE, || async {
-            let left = server.exec("netstat -tn | grep -c ':9000.*ESTABLISHED'; true").await;
-            (left.trim() == "0").then_some(())
-        })
-        .await;
+    // Over a WebSocket go the same frames, to the same code.
+    step("more connections than one client may have");
+    let (client, local) = bed.crictl().forward(&pod.id, "spdy", 9000).await;
+    let mut carried = Vec::new();
+    for number in 0..PAIRS {
+        let mut stream = connect(local);
+        stream.write_all(b"x").expect("send");
+        let echoed = stream.read(&mut [0]).unwrap_or_else(|e| panic!("connection {number}: {e}"));
+        assert_eq!(echoed, 1, "connection {number}");
+        carried.push(stream);
     }
+    let mut refused = connect(local);
+    let mut answer = Vec::new();
+    let _ = refused.read_to_end(&mut answer);
+    assert!(answer.is_empty(), "one more is not carried");
+    assert!(carried.iter().all(alive), "the others still are");
+    let in_guest = server.exec("netstat -tn | grep -c ':9000.*ESTABLISHED'").await;
+    step(format!("{} ends in the guest", in_guest.trim()));
+
+    step("the client is killed");
+    drop(client);
+    wait_for("the guest's connections to end", PATIENCE, || async {
+        let left = server.exec("netstat -tn | grep -c ':9000.*ESTABLISHED'; true").await;
+        (left.trim() == "0").then_some(())
+    })
+    .await;
     wait_for("the daemon to close what it had opened", PATIENCE, || async {
         (open_files(daemon) <= files + 4).then_some(())
     })

@@ -116,9 +116,9 @@ pub async fn many_at_once(bed: Arc<Bed>) {
 /// that the client's connection is not read either.
 pub async fn killed_client(bed: Arc<Bed>) {
     let container = sleeper(&bed).await;
-    for (transport, flood) in [("spdy", false), ("websocket", false), ("spdy", true), ("websocket", true)] {
-        step(format!("a killed client over {transport}, {}", if flood { "in full flood" } else { "idle" }));
-        let args = ["exec", "-i", "--transport", transport, &container.id, "sleep", "4321"];
+    let killed = async |transport: &str, seconds: &str, flood: bool| {
+        let command = format!("sleep {seconds}");
+        let args = ["exec", "-i", "--transport", transport, &container.id, "sleep", seconds];
         let mut child = bed.crictl().spawn(&args);
         let stdin = child.stdin.take();
         let flooding = flood.then(|| {
@@ -127,7 +127,7 @@ pub async fn killed_client(bed: Arc<Bed>) {
         });
         let mut client = Watched::watch(child);
         wait_for("the command", Duration::from_secs(60), || async {
-            container.exec("ps").await.contains("sleep 4321").then_some(())
+            container.exec("ps").await.contains(&command).then_some(())
         })
         .await;
         if flood {
@@ -135,12 +135,20 @@ pub async fn killed_client(bed: Arc<Bed>) {
         }
         client.kill();
         wait_for("the command's end", Duration::from_secs(90), || async {
-            (!container.exec("ps").await.contains("sleep 4321")).then_some(())
+            (!container.exec("ps").await.contains(&command)).then_some(())
         })
         .await;
         if let Some(flooding) = flooding {
             let _ = flooding.join();
         }
+    };
+    for transport in TRANSPORTS {
+        step(format!("a killed client over {transport}, idle"));
+        killed(transport, "4321", false).await;
     }
+    // Side by side: the daemon, which is not reading then, hears of such an end when it sends its next ping.
+    step("killed clients over either, in full flood");
+    let [one, other] = TRANSPORTS;
+    tokio::join!(killed(one, "4322", true), killed(other, "4323", true));
     assert!(container.exec("ps").await.contains("sleep 3600"), "the container's own process is gone");
 }
