@@ -8,10 +8,11 @@ RELEASE := target/x86_64-unknown-linux-gnu/release
 # Always all crates at once, and tests among them: with any other selection cargo would choose other features for the
 # dependencies, and compile them again.
 ALL := --release --workspace
-# The tests that need a VM, and `system`, which needs the tests' images: `--all-targets` and plain `cargo test` leave
-# them out (`test = false`).
-MACHINE_TESTS := --test boot --test guest --test mount
-VM_TESTS := $(MACHINE_TESTS) --test e2e --test system
+# The tests that need a VM, or mount what they made: `--all-targets` and plain `cargo test` leave them
+# out (`test = false`).
+MACHINE_TESTS := --test boot --test guest
+MOUNT_TESTS := --test mount --test system
+VM_TESTS := $(MACHINE_TESTS) $(MOUNT_TESTS) --test e2e
 # The crates' tests of their own outsides, which need none.
 OUTSIDE_TESTS := --test images --test security
 BUILD := $(CARGO) build $(ALL) --lib --bins $(OUTSIDE_TESTS) $(VM_TESTS)
@@ -66,7 +67,7 @@ assets: kernel initramfs images tools
 e2e: machines pods node faults ## the tests that need virtual machines, in the test bed
 
 machines: assets ## those of the monitor, the agent and the network, and of images' disks
-	$(IN_NAMESPACE) $(CARGO) test $(ALL) --test system $(LABELLED)
+	$(IN_NAMESPACE) $(CARGO) test $(ALL) $(MOUNT_TESTS) $(LABELLED)
 	$(IN_TESTBED) $(UNIT) --bin husk -- --ignored $(LABELLED)
 	$(IN_TESTBED) $(CARGO) test $(ALL) $(MACHINE_TESTS) $(LABELLED)
 

@@ -1,30 +1,23 @@
 //! The guest's side: Linux itself mounts a disk and sees what containerd and GNU tar unpack, attributes and links
-//! included. To be run as root on a host that may be spoiled:
+//! included. To be run as root where the kernel has EROFS and overlayfs, in a mount namespace of its own:
 //!
-//!     CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$PWD/tests/testbed/run \
+//!     CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="unshare --mount --propagation private" \
 //!         cargo test --release -p husk-images --test mount
 
 mod support;
-
-use std::process::Command;
 
 use husk_tests::Paths;
 use support::chance::{self, Combinations};
 use support::containerd::Snapshotter;
 use support::place::Place;
-use support::{layers, oracle, run, snapshot};
+use support::{layers, oracle, snapshot};
 
 /// Images that chance makes.
 const BY_CHANCE: u64 = 4;
 
-fn place() -> Place {
-    run(Command::new("modprobe").args(["-a", "loop", "erofs", "overlay"]));
-    Place::new()
-}
-
 #[tokio::test]
 async fn linux_mounts_a_disk_and_sees_what_gnu_tar_unpacks() {
-    let place = place();
+    let place = Place::new();
     let archives = layers::layers();
     let root = place.dir.path().join("expected");
     oracle::unpack(&archives, &root);
@@ -37,7 +30,7 @@ async fn linux_mounts_a_disk_and_sees_what_gnu_tar_unpacks() {
 
 #[tokio::test]
 async fn linux_mounts_a_disk_and_sees_what_containerd_unpacks() {
-    let place = place();
+    let place = Place::new();
     place.compare(&place.layout(&layers::layers()), Snapshotter::Overlayfs).await;
     place.compare(&place.layout(&[layers::peculiar()]), Snapshotter::Overlayfs).await;
     // For overlayfs containerd cannot unpack links to files of lower layers.
@@ -50,7 +43,7 @@ async fn linux_mounts_a_disk_and_sees_what_containerd_unpacks() {
 
 #[tokio::test]
 async fn linux_mounts_disks_of_real_programs_and_sees_what_containerd_unpacks() {
-    let place = place();
+    let place = Place::new();
     let images = Paths::find().images();
     let files = place.compare(&place.layout_of(&images, "nginx"), Snapshotter::Overlayfs).await;
     assert!(files > 300, "{files} files");

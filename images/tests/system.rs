@@ -1,6 +1,5 @@
-//! A real system, Debian with a build's step on top: Linux mounts its disk and sees what containerd unpacks. It is
-//! apart from `mount` because the test bed would take minutes for it. To be run as root where the kernel has EROFS
-//! and overlayfs, in a mount namespace of its own, after `tests/images/disks` has made the image:
+//! A real system, Debian with a build's step on top: Linux mounts its disk and sees what containerd unpacks. To be
+//! run as `mount` is, after `tests/images/disks` has made the image:
 //!
 //!     CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="unshare --mount --propagation private" \
 //!         cargo test --release -p husk-images --test system

@@ -5,10 +5,8 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use husk_tests::bench_init::UP;
 use husk_tests::{Bed, Qemu, Vmm, microvm};
-
-/// What the init says, first of all.
-const UP: &str = "husk-bench: up";
 
 /// Memory of the bare VMs, MiB: that of a pod that asks for none.
 const MEMORY: u32 = 256;

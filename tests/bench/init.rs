@@ -1,11 +1,11 @@
-//! The init of the benchmarks' bare VMs: says that it runs, sends what it is asked to, and powers off.
+//! The init of the benchmarks' bare VMs: says that it runs, sends what it is asked to, and powers off; or sleeps.
 
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddrV6, TcpStream};
 use std::time::{Duration, Instant};
 
-use husk_tests::streams::{HOST, MIB_VARIABLE, PORT};
+use husk_tests::bench_init::{HOST, IDLE_VARIABLE, MIB_VARIABLE, PORT, UP};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
 use vsock::{VMADDR_CID_HOST, VsockStream};
@@ -16,8 +16,11 @@ const BYTES: usize = 256 << 10;
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn main() {
-    println!("husk-bench: up");
+    println!("{UP}");
     // The kernel gives its init what it does not know of its command line.
+    while std::env::var_os(IDLE_VARIABLE).is_some() {
+        std::thread::park();
+    }
     let mib = std::env::var(MIB_VARIABLE).ok().and_then(|text| text.parse().ok());
     if let Some(mib) = mib
         && let Err(error) = streams(mib)

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bed;
+pub mod bench_init;
 mod client;
 mod cni;
 mod command;
@@ -23,7 +24,6 @@ mod qemu;
 mod registry;
 mod script;
 mod spec;
-pub mod streams;
 mod tap;
 mod vmm;
 mod watched;

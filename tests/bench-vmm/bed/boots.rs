@@ -1,16 +1,17 @@
 //! Boots and clones with the real agent, without a daemon: the time until it can be worked with, and what a VM takes
 //! while it idles.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use husk_proto::{AGENT_PORT, LATE_SLOT_ID, READY_PORT, ReadyTimes, VOLUME_TAG};
+use husk_tests::bench_init::{IDLE_VARIABLE, UP};
 use husk_tests::{Bed, Process, Qemu, Vmm, microvm, readable, step};
 use husk_vmm::config::{HotplugConfig, LateDevices, LateSlots, NetConfig, RestoreConfig, VmConfig};
 use husk_vmm::control::Request;
@@ -77,15 +78,18 @@ pub fn measure(bed: &Bed, rounds: usize, figures: &mut Figures) {
     }
 }
 
-/// One VM of each monitor idles.
+/// A VM of each monitor with the agent, and one of QEMU's with an init that does nothing at all, idle side by side.
 pub fn idle(bed: &Bed, figures: &mut Figures) {
     let boots = Boots::new(bed, "i");
     let (_, _, vmm) = insist("husk-vmm's boot", || boots.boot(false));
     let (_, qemu) = insist("QEMU's boot", || boots.qemu());
+    let sleeper = insist("QEMU's boot with an init that sleeps", || boots.sleeper(bed));
     pass(REST, "guests come to rest");
-    let [ours, theirs] = taken_by([vmm.process(), qemu.process()]);
+    let [ours, same, theirs] = taken_by([vmm.process(), qemu.process(), sleeper.process()]);
     figures.ours("idle", ours);
     figures.peers("idle", theirs);
+    figures.ours("idle-same", ours);
+    figures.peers("idle-same", same);
     let (own, guest) = vmm.process().monitor_memory();
     step(format!(
         "husk-vmm itself: {} KiB RSS, {} KiB PSS; its guest {} KiB; QEMU with its guest: {} KiB PSS",
@@ -119,11 +123,11 @@ fn pass(time: Duration, what: &str) -> Duration {
 }
 
 /// Milliseconds a second of the host's CPU that each takes.
-fn taken_by(processes: [Process; 2]) -> [f64; 2] {
+fn taken_by(processes: [Process; 3]) -> [f64; 3] {
     let before = processes.map(|process| process.cpu());
     let took = pass(WATCHED, "idle guests are watched").as_secs_f64();
     let after = processes.map(|process| process.cpu());
-    [0, 1].map(|side| (after[side] - before[side]).as_secs_f64() * 1000.0 / took)
+    [0, 1, 2].map(|side| (after[side] - before[side]).as_secs_f64() * 1000.0 / took)
 }
 
 impl Boots {
@@ -169,29 +173,52 @@ impl Boots {
         Some(((word - begun).as_secs_f64() * 1000.0, steps, vmm))
     }
 
-    /// The same of QEMU with what a pod needs: a disk, an interface, entropy and vsock.
-    fn qemu(&self) -> Option<(f64, Qemu)> {
+    /// QEMU with what a pod needs: a disk, an interface, entropy and vsock. Its context id, and where its console is.
+    fn start_qemu(&self, initramfs: &Path, more: &str) -> (u32, PathBuf, Qemu) {
         static NEXT: AtomicU32 = AtomicU32::new(1000);
         let cid = NEXT.fetch_add(1, Ordering::Relaxed);
-        let begun = Instant::now();
+        let console = self.dir.join(format!("qemu-{cid}"));
         let qemu = Qemu::start(
             microvm(true, MEMORY)
                 .arg("-serial")
-                .arg(format!("file:{}", self.dir.join("qemu").display()))
+                .arg(format!("file:{}", console.display()))
                 .arg("-drive")
-                .arg(format!("file={},if=none,id=disk,format=raw", self.dir.join("disk").display()))
+                .arg(format!(
+                    "file={},if=none,id=disk,format=raw,file.locking=off",
+                    self.dir.join("disk").display()
+                ))
                 .args(["-device", "virtio-blk-device,drive=disk", "-device", "virtio-rng-device"])
                 .args(["-netdev", "hubport,id=net,hubid=0"])
                 .args(["-device", &format!("virtio-net-device,netdev=net,mac={MAC}")])
                 .args(["-device", &format!("vhost-vsock-device,guest-cid={cid}")])
-                .args(["-append", husk_vmm::CMDLINE])
+                .args(["-append", &format!("{} {more}", husk_vmm::CMDLINE)])
                 .arg("-kernel")
                 .arg(&self.kernel)
                 .arg("-initrd")
-                .arg(&self.initramfs)
+                .arg(initramfs)
                 // It warns that the interface leads nowhere.
                 .stderr(Stdio::null()),
         );
+        (cid, console, qemu)
+    }
+
+    /// The same kernel with an init that sleeps.
+    fn sleeper(&self, bed: &Bed) -> Option<Qemu> {
+        let initramfs = self.dir.join("sleeper.cpio");
+        bed.paths.pack_init("husk-bench-init", &initramfs);
+        let begun = Instant::now();
+        let (_, console, qemu) = self.start_qemu(&initramfs, &format!("{IDLE_VARIABLE}=1"));
+        while !fs::read_to_string(&console).is_ok_and(|text| text.contains(UP)) {
+            LIMIT.checked_sub(begun.elapsed())?;
+            std::thread::sleep(SETTLED);
+        }
+        Some(qemu)
+    }
+
+    /// The same of QEMU.
+    fn qemu(&self) -> Option<(f64, Qemu)> {
+        let begun = Instant::now();
+        let (cid, _, qemu) = self.start_qemu(&self.initramfs, "");
         loop {
             LIMIT.checked_sub(begun.elapsed()).filter(|left| readable(self.words.as_fd(), *left))?;
             let (_, from) = self.words.accept().expect("accept on vsock");

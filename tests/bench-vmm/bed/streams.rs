@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use husk_tests::streams::{HOST, MIB_VARIABLE, PORT};
+use husk_tests::bench_init::{HOST, MIB_VARIABLE, PORT};
 use husk_tests::{Bed, Qemu, Vmm, inherited_tap, microvm, readable, sh, step};
 use husk_vmm::config::{NetConfig, VmConfig};
 use vsock::{VMADDR_CID_ANY, VsockListener};
