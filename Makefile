@@ -17,7 +17,7 @@ VM_TESTS := $(MACHINE_TESTS) $(MOUNT_TESTS) --test e2e
 OUTSIDE_TESTS := --test images --test security
 BUILD := $(CARGO) build $(ALL) --lib --bins $(OUTSIDE_TESTS) $(VM_TESTS)
 UNIT := $(CARGO) --config tests/unit.toml test $(ALL)
-# Two test beds may run at once: each line of output begins with the name of its own.
+# What may run beside something else: each line of its output begins with its name.
 LABELLED = 2>&1 | sed -u 's/^/$@: /'
 RUNNER := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER
 IN_TESTBED := $(RUNNER)=$(CURDIR)/tests/testbed/run
@@ -46,8 +46,8 @@ lint: ## formatting and clippy
 	$(CARGO) clippy $(ALL) $(VM_TESTS) -- -D warnings
 
 unit: ## the tests that need no virtual machine
-	$(UNIT) --lib --bins
-	$(CARGO) test $(ALL) $(OUTSIDE_TESTS)
+	$(UNIT) --lib --bins $(LABELLED)
+	$(CARGO) test $(ALL) $(OUTSIDE_TESTS) $(LABELLED)
 
 kernel: ## the guest's kernel, in target/guest
 	guest-kernel/build
@@ -60,7 +60,7 @@ images: ## the tests' images and disks, in target/test-images and target/test-di
 	tests/images/disks
 
 testbed: ## check the test bed itself
-	tests/testbed/selftest
+	tests/testbed/selftest $(LABELLED)
 
 assets: kernel initramfs images tools
 
@@ -131,6 +131,5 @@ demo: ## install, build and show a container in a VM of its own
 test: deps ## every test
 	$(MAKE) --jobs=2 build kernel
 	$(MAKE) lint
-	$(MAKE) unit
-	$(MAKE) testbed
+	$(MAKE) --jobs=2 unit testbed
 	$(MAKE) --jobs=2 pods node faults machines conformance
