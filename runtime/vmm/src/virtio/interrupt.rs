@@ -57,6 +57,14 @@ impl Interrupt {
         }
     }
 
+    /// Interrupts once more for what the driver has not acknowledged, if there is anything: an edge that was under way when
+    /// a snapshot was made is not in it.
+    pub fn signal_again(&self) {
+        if self.reasons() != 0 {
+            let _ = self.raise(0);
+        }
+    }
+
     /// Says that the driver broke the rules: the device does nothing more until it is reset.
     pub fn needs_reset(&self, why: &dyn std::fmt::Display) {
         self.0.broken.line(format_args!("a virtio device needs a reset: {why}"));
@@ -96,5 +104,20 @@ impl Interrupt {
     pub fn reset(&self) {
         self.0.status.store(0, Ordering::SeqCst);
         self.0.reasons.store(0, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_not_acknowledged_is_told_again() {
+        let interrupt = Interrupt::detached().unwrap();
+        for (reasons, told) in [(0, false), (1, true), (2, true)] {
+            interrupt.restore(15, reasons);
+            interrupt.signal_again();
+            assert_eq!((interrupt.0.line.read().is_ok(), interrupt.reasons()), (told, reasons));
+        }
     }
 }

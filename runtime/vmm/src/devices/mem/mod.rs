@@ -50,9 +50,6 @@ impl Serve for Mem {
     }
 
     fn savable(&self) -> Result<(), Busy> {
-        match self.plug.plugged() {
-            0 => Ok(()),
-            bytes => Err(Busy(format!("{} MiB of memory are plugged", bytes >> 20))),
-        }
+        self.plug.savable()
     }
 }

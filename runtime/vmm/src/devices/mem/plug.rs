@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::blocks::{BLOCK_BYTES, Backing, Blocks};
 use crate::log::Budget;
 use crate::memory::Region;
-use crate::virtio::{ConfigSpace, Interrupt};
+use crate::virtio::{Busy, ConfigSpace, Interrupt};
 
 /// Offsets in `struct virtio_mem_config` of what changes: usable_region_size, plugged_size, requested_size.
 const CHANGING: usize = 32;
@@ -102,9 +102,25 @@ impl Plug {
         self.lock().plugged_bytes()
     }
 
-    /// Has the driver look at the configuration.
+    /// Has the driver of a clone, whose template was asked to have nothing, look at the configuration if the clone is asked
+    /// for more.
     pub fn announce(&self) {
-        self.interrupt.signal_config();
+        if self.lock().requested() != 0 {
+            self.interrupt.signal_config();
+        }
+    }
+
+    /// Whether a snapshot can be made.
+    ///
+    /// # Errors
+    /// [`Busy`] when the guest has memory of the region, or is asked to.
+    pub(super) fn savable(&self) -> Result<(), Busy> {
+        let blocks = self.lock();
+        match (blocks.plugged_bytes() >> 20, blocks.requested() >> 20) {
+            (0, 0) => Ok(()),
+            (0, mib) => Err(Busy(format!("the guest is asked to plug {mib} MiB of memory"))),
+            (mib, _) => Err(Busy(format!("{mib} MiB of memory are plugged"))),
+        }
     }
 
     /// Asks the guest to have `bytes` bytes plugged, and waits until it has, at most for `patience`; answers how many

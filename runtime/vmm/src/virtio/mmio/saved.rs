@@ -189,9 +189,9 @@ impl MmioTransport {
     pub fn restored(&mut self, id: SubscriberId) {
         self.place = Place::Active(id);
         self.interrupt.add_status(status::DRIVER_OK);
-        // The driver may have made buffers available, and the device may have used some, without the other's notice.
+        // Of buffers that the driver has made available the device may not have heard.
         self.kicks.iter().for_each(|kick| drop(kick.write(1)));
-        self.interrupt.signal_queue();
+        self.interrupt.signal_again();
     }
 
     fn check(&self, state: &TransportState) -> Result<Vec<Queue>, RestoreError> {
