@@ -84,7 +84,7 @@ pub fn assert_counts(dir: &Path, expected: [usize; 3]) {
         if found.each_ref().map(Vec::len) == expected {
             return;
         }
-        assert!(begun.elapsed() < Duration::from_secs(5), "{found:?} instead of {expected:?}");
+        assert!(begun.elapsed() < Duration::from_secs(60), "{found:?} instead of {expected:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -163,7 +163,7 @@ pub async fn a_call_that_is_not_allowed(bed: Arc<Bed>) {
 
     let status = inside.wait().await;
     assert!(status.exit_code != 0, "{status:?}");
-    wait_for("the pod to be not ready", Duration::from_secs(10), || async {
+    wait_for("the pod to be not ready", Duration::from_secs(60), || async {
         (victim.status().await.state() == cri::PodSandboxState::SandboxNotready).then_some(())
     })
     .await;
@@ -245,7 +245,7 @@ pub async fn volume_servers(bed: Arc<Bed>) {
             pod.describe().await.info.remove("message").filter(|message| message.contains("virtiofsd"))
         })
         .await;
-        wait_for("both processes to be gone", Duration::from_secs(10), || async {
+        wait_for("both processes to be gone", Duration::from_secs(60), || async {
             servers(pod).is_empty().then_some(())
         })
         .await;

@@ -47,7 +47,7 @@ fn stop() {
     let began = Instant::now();
     assert_eq!(machine.request(&Request::Stop, &[]).unwrap(), Reply::Done);
     assert_eq!(machine.end().code(), Some(0));
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 fn terminate() {

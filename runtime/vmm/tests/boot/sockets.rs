@@ -94,5 +94,5 @@ fn refused() {
     writeln!(stream, "78").unwrap();
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).unwrap();
-    assert!(rest.is_empty() && began.elapsed() < Duration::from_secs(5));
+    assert!(rest.is_empty() && began.elapsed() < Duration::from_secs(30));
 }

@@ -178,7 +178,7 @@ pub async fn vmm_killed(bed: Arc<Bed>) {
     let status = inside.wait().await;
     assert!(status.exit_code != 0 && !status.reason.is_empty() && !status.message.is_empty(), "{status:?}");
     assert!(status.finished_at >= status.started_at, "{status:?}");
-    wait_for("the pod to be not ready", Duration::from_secs(10), || async {
+    wait_for("the pod to be not ready", Duration::from_secs(60), || async {
         (victim.status().await.state() == cri::PodSandboxState::SandboxNotready).then_some(())
     })
     .await;

@@ -137,10 +137,10 @@ pub async fn that_misbehaves(bed: Arc<Bed>) {
     let stalls = proxy(Fault::Stall);
     let mut request =
         Request::new(cri::PullImageRequest { image: Some(image(&stalls.reference())), ..Default::default() });
-    request.set_timeout(Duration::from_secs(6));
+    request.set_timeout(Duration::from_secs(12));
     let mut client = bed.client.images();
     let pulling = tokio::spawn(async move { client.pull_image(request).await });
-    wait_for("the stall", Duration::from_secs(5), || async {
+    wait_for("the stall", Duration::from_secs(11), || async {
         (stalls.stalled.load(SeqCst) > 0).then_some(())
     })
     .await;
@@ -149,7 +149,7 @@ pub async fn that_misbehaves(bed: Arc<Bed>) {
     remove().await;
     expect_code(pulling.await.expect("the call's task"), &[Code::Cancelled, Code::DeadlineExceeded], &[]);
     let gone = || async { (stalls.stalled.load(SeqCst) == 0).then_some(()) };
-    wait_for("the connection's end", Duration::from_secs(10), gone).await;
+    wait_for("the connection's end", Duration::from_secs(60), gone).await;
     settled().await;
 
     step("one that stalls, and a caller who goes away");
@@ -158,12 +158,12 @@ pub async fn that_misbehaves(bed: Arc<Bed>) {
         let request = cri::PullImageRequest { image: Some(image(&name)), ..Default::default() };
         client.pull_image(request).await
     });
-    wait_for("the stall", Duration::from_secs(10), || async {
+    wait_for("the stall", Duration::from_secs(60), || async {
         (stalls.stalled.load(SeqCst) > 0).then_some(())
     })
     .await;
     pulling.abort();
-    wait_for("the connection's end", Duration::from_secs(10), gone).await;
+    wait_for("the connection's end", Duration::from_secs(60), gone).await;
     settled().await;
 
     for (fault, codes) in [(Fault::Cut, [Code::Unavailable]), (Fault::Lie, [Code::FailedPrecondition])] {

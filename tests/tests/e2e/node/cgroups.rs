@@ -311,7 +311,7 @@ pub async fn memory_of_the_host(bed: Arc<Bed>) {
     let status = inside.wait().await;
     assert!(status.exit_code != 0 && status.message.contains("out of memory"), "{status:?}");
     let ready = cri::PodSandboxState::SandboxNotready;
-    wait_for("the pod's end", Duration::from_secs(10), || async {
+    wait_for("the pod's end", Duration::from_secs(60), || async {
         (pod.status().await.state() == ready).then_some(())
     })
     .await;
