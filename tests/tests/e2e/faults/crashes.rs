@@ -11,15 +11,17 @@ use husk_proto::cri;
 use husk_tests::{Bed, Container, Pod, container, pod, step, wait_for};
 use tonic::{Code, Status};
 
+const SHARE: usize = 3;
+
 /// Those of the points that this run takes: all of them on real KVM, or where HUSK_ALL_POINTS is set; under emulation, which
-/// is slow, every second one, beginning with the first or the second by chance.
+/// is slow, one in [`SHARE`], by chance.
 fn of_this_run(points: Vec<String>) -> Vec<String> {
     let is_set = |name| std::env::var_os(name).is_some();
-    if !is_set("HUSK_TESTBED_EMULATED") || is_set("HUSK_ALL_POINTS") || points.len() < 3 {
+    if !is_set("HUSK_TESTBED_EMULATED") || is_set("HUSK_ALL_POINTS") || points.len() < SHARE {
         return points;
     }
-    let (number, first) = (points.len(), usize::from(RandomState::new().hash_one(()) % 2 == 1));
-    let taken: Vec<_> = points.into_iter().skip(first).step_by(2).collect();
+    let (number, first) = (points.len(), RandomState::new().hash_one(()) as usize % SHARE);
+    let taken: Vec<_> = points.into_iter().skip(first).step_by(SHARE).collect();
     step(format!("{} of {number} points; HUSK_ALL_POINTS=1 takes all", taken.len()));
     taken
 }
