@@ -21,7 +21,7 @@ use crate::template::{Class, Trust};
 use crate::vm::{Trace, Vm, VmNet, VmSpec, last_words};
 
 /// How long a clone may take until its agent answers, on the slowest of hosts.
-const CLONE_LIMIT: Duration = Duration::from_secs(10);
+const CLONE_LIMIT: Duration = Duration::from_secs(30);
 /// Between two attempts to reach it.
 const KNOCK_AGAIN: Duration = Duration::from_millis(1);
 
