@@ -12,7 +12,7 @@ fn expected(lines: u32) -> String {
 }
 
 pub async fn whole(pod: &Pod) {
-    const LINES: u32 = 1_500_000;
+    const LINES: u32 = 500_000;
     let id = pod.started(&format!("seq 1 {LINES}")).await;
     let begun = std::time::Instant::now();
     let outcome = pod.outcome(&own(&id)).await;

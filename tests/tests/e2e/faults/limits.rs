@@ -148,7 +148,7 @@ pub async fn memory(bed: Arc<Bed>) {
         let request = cri::ExecSyncRequest {
             container_id: inside.id.clone(),
             cmd: ["sh", "-c", line].map(str::to_owned).into(),
-            timeout: 250,
+            timeout: 350,
         };
         let mut client = bed.client.runtime().max_decoding_message_size(64 << 20);
         client.exec_sync(request).await.map(tonic::Response::into_inner)
