@@ -11,6 +11,7 @@ use husk_proto::cri;
 use husk_tests::{Bed, Container, Pod, container, pod, step, wait_for};
 use tonic::{Code, Status};
 
+/// Of so many points a run under emulation takes one.
 const SHARE: usize = 3;
 
 /// Those of the points that this run takes: all of them on real KVM, or where HUSK_ALL_POINTS is set; under emulation, which
@@ -26,9 +27,9 @@ fn of_this_run(points: Vec<String>) -> Vec<String> {
     taken
 }
 
-/// Does `work` once, and then with a kill at each of the points that it has come by: those whose names have one of `words`
-/// in them, or, without any, all but those of a template, which is made beside it. `settle` checks what came of it, and
-/// makes all as it was before.
+/// Does `work` once, and then with a kill at each of the points that it has come by and that this run takes: of those whose
+/// names have one of `words` in them, or, without any, of all but those of a template, which is made beside it. `settle`
+/// checks what came of it, and makes all as it was before.
 pub(super) async fn at_each_point(
     bed: &Bed,
     at_least: usize,

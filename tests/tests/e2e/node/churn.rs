@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 use std::fs;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::join_all;
 use husk_tests::{Bed, container, pod, step, wait_for};
+
+use crate::templates::MAKING;
 
 fn descriptors(bed: &Bed) -> usize {
     fs::read_dir(format!("/proc/{}/fd", bed.daemon.pid())).expect("list the daemon's descriptors").count()
@@ -14,9 +15,6 @@ fn descriptors(bed: &Bed) -> usize {
 
 const AT_A_TIME: usize = 4;
 const ROUNDS: usize = 2;
-
-/// A template may be in the making, whose descriptors are the daemon's too.
-const MAKING: Duration = Duration::from_secs(120);
 
 /// Pods, each with a container and its output; the daemon holds no more after the last of them than after the first.
 pub async fn four_pods_at_a_time(bed: Arc<Bed>) {
@@ -29,6 +27,7 @@ pub async fn four_pods_at_a_time(bed: Arc<Bed>) {
         let held = descriptors(&bed);
         let first = *first.get_or_insert(held);
         let what = format!("the daemon's open descriptors to be no more than {first}, from {held}");
+        // A template may be in the making, whose descriptors are the daemon's too.
         wait_for(&what, MAKING, || async { (descriptors(&bed) <= first + 2).then_some(()) }).await;
     }
 }
