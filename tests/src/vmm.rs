@@ -47,6 +47,7 @@ impl Vmm {
             huge_pages: false,
             hotplug: None,
             kernel: kernel.to_owned(),
+            plain_returns: husk_vmm::host_cpus::returns_are_safe(),
             initramfs: initramfs.to_owned(),
             cmdline: String::new(),
             console_log: dir.join("console"),

@@ -64,6 +64,8 @@ pub fn build(defaults: &VmDefaults) -> Result<String> {
     sum.update(env!("CARGO_PKG_VERSION"));
     // Another kernel of the host has another KVM.
     sum.update(rustix::system::uname().release().to_bytes());
+    // It may know of its CPUs what it did not know when it was started with another command line.
+    sum.update([husk_vmm::host_cpus::returns_are_safe().into()]);
     for (_, path) in defaults.files() {
         sum.update(identity(path).map_err(|e| Error::io("look at", path, e))?);
     }

@@ -145,6 +145,7 @@ impl Vm {
             huge_pages: defaults.huge_pages,
             hotplug: Some(spec.hotplug),
             kernel: defaults.kernel.clone(),
+            plain_returns: husk_vmm::host_cpus::returns_are_safe(),
             initramfs: defaults.initramfs.clone(),
             cmdline: String::new(),
             console_log: console_log(spec.dir),

@@ -35,6 +35,10 @@ pub struct VmConfig {
     pub hotplug: Option<HotplugConfig>,
     /// Uncompressed x86-64 kernel (ELF `vmlinux`).
     pub kernel: PathBuf,
+    /// Whether the kernel is to have plain returns from the start, as it would make of its return thunks itself on CPUs of
+    /// which [`crate::host_cpus::returns_are_safe`] is true. To be said of no others.
+    #[serde(default)]
+    pub plain_returns: bool,
     /// cpio archive (may be compressed as the kernel allows) with the agent as `/init`.
     pub initramfs: PathBuf,
     /// Appended to the VMM's own kernel command line.

@@ -1,11 +1,12 @@
 //! husk's virtual machine monitor.
 //!
-//! [`config`], [`control`], [`host_ports`], [`written`] and [`make_tap`] are what the daemon needs: how a VM is described,
-//! how a running one is talked to, how its guest reaches the host, what a clone tells about the next, and a network
-//! interface's end for it. Everything else is behind the feature `vmm`.
+//! [`config`], [`control`], [`host_cpus`], [`host_ports`], [`written`] and [`make_tap`] are what the daemon needs: how a VM is
+//! described, how a running one is talked to, what the host's CPUs are, how its guest reaches the host, what a clone tells
+//! about the next, and a network interface's end for it. Everything else is behind the feature `vmm`.
 
 pub mod config;
 pub mod control;
+pub mod host_cpus;
 pub mod host_ports;
 pub mod written;
 

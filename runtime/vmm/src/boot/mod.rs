@@ -3,6 +3,7 @@
 
 pub mod cpuid;
 pub mod registers;
+mod returns;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -114,12 +115,12 @@ impl Image {
 /// [`BootError`].
 pub fn load(
     memory: &GuestMemoryMmap,
-    mut kernel: Image,
-    initramfs: Image,
+    kernel: &mut Image,
+    initramfs: &mut Image,
     cmdline: &Cmdline,
 ) -> Result<GuestAddress, BootError> {
     let loaded = Elf::load(memory, None, &mut kernel.file, Some(GuestAddress(layout::HIMEM)))
-        .map_err(|source| BootError::Kernel { path: kernel.path, source })?;
+        .map_err(|source| BootError::Kernel { path: kernel.path.clone(), source })?;
     let (ramdisk, ramdisk_bytes) = load_initramfs(memory, initramfs, loaded.kernel_end)?;
 
     load_cmdline(memory, GuestAddress(layout::CMDLINE), cmdline)
@@ -133,10 +134,22 @@ pub fn load(
     Ok(loaded.kernel_load)
 }
 
+/// Gives the kernel that [`load`] put into memory plain returns. False: it keeps its thunks, and the log has the reason.
+pub fn make_returns_plain(memory: &GuestMemoryMmap, kernel: &Image) -> bool {
+    let why = match returns::make_plain(memory, &kernel.file) {
+        Ok(Some(_)) => return true,
+        Ok(None) => "it has none, or they are not as expected".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let path = kernel.path.display();
+    crate::log::line(format_args!("the kernel {path} looks after its return thunks itself: {why}"));
+    false
+}
+
 /// Initramfs on top of low memory, out of the way of everything that the kernel puts right behind itself.
 fn load_initramfs(
     memory: &GuestMemoryMmap,
-    mut image: Image,
+    image: &mut Image,
     kernel_end: u64,
 ) -> Result<(u64, u64), BootError> {
     let bytes = image.file.metadata().map_err(|source| image.failed(source))?.len();
@@ -258,11 +271,12 @@ mod tests {
         let memory = memory(32);
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&[7; 10_000]).unwrap();
-        let (address, bytes) = load_initramfs(&memory, image("initramfs", file.path()), 20 << 20).unwrap();
+        let (address, bytes) =
+            load_initramfs(&memory, &mut image("initramfs", file.path()), 20 << 20).unwrap();
         assert_eq!((address, bytes), ((32 << 20) - 12288, 10_000));
         assert_eq!(memory.read_obj::<u8>(GuestAddress(address + 9_999)).unwrap(), 7);
         file.as_file().set_len(13 << 20).unwrap();
-        let error = load_initramfs(&memory, image("initramfs", file.path()), 20 << 20).unwrap_err();
+        let error = load_initramfs(&memory, &mut image("initramfs", file.path()), 20 << 20).unwrap_err();
         assert!(matches!(error, BootError::InitramfsTooLarge { .. }), "{error}");
     }
 
@@ -280,8 +294,8 @@ mod tests {
         file.write_all(b"MZ no kernel at all").unwrap();
         let error = load(
             &memory(32),
-            image("kernel", file.path()),
-            image("initramfs", Path::new("/dev/null")),
+            &mut image("kernel", file.path()),
+            &mut image("initramfs", Path::new("/dev/null")),
             &join(CMDLINE, "").unwrap(),
         )
         .unwrap_err();

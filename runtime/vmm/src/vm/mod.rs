@@ -86,17 +86,24 @@ pub fn run(config: &VmConfig) -> Result<Exit, VmError> {
     counters.marks.add("confined");
     let exit = ExitCell::default();
 
-    let (images, saved) = match files.guest {
+    let (mut images, saved) = match files.guest {
         GuestFiles::Boot(kernel, initramfs) => (Some((kernel, initramfs)), None),
         GuestFiles::Restore(files) => (None, Some(Snapshot::read(files, config)?)),
     };
     let ram = ram(config, saved.as_ref())?;
     let memory = ram.memory.memory();
-    let entry = match images {
+    let entry = match &mut images {
         Some((kernel, initramfs)) => Some(boot::load(&memory, kernel, initramfs, &boot::cmdline(config)?)?),
         None => None,
     };
     counters.marks.add("guest loaded");
+    if let Some((kernel, _)) = &images
+        && config.plain_returns
+        && boot::make_returns_plain(&memory, kernel)
+    {
+        counters.marks.add("returns made plain");
+    }
+    drop(images);
     let machine = kvm::Machine::new(files.kvm, &ram)?;
     let devices = devices::build(config, &machine.vm, &ram, &counters, &exit, &filters, files.vsock)?;
     let mut starting = devices.starting;

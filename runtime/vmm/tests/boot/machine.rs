@@ -57,6 +57,7 @@ pub fn config(dir: &Path) -> VmConfig {
         nice: 0,
         memory_mib: 256,
         huge_pages: false,
+        plain_returns: husk_vmm::host_cpus::returns_are_safe(),
         hotplug: Some(HotplugConfig { limit_mib: 1024, requested_mib: 0 }),
         kernel: kernel(),
         initramfs: dir.join("initramfs.cpio"),

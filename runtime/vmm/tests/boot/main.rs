@@ -20,6 +20,7 @@ mod machine;
 mod network;
 mod refusals;
 mod resize;
+mod returns;
 mod slow_disks;
 mod snapshot;
 mod sockets;
@@ -35,6 +36,7 @@ const TESTS: &[&[Test]] = &[
     network::TESTS,
     limits::TESTS,
     resize::TESTS,
+    returns::TESTS,
     snapshot::TESTS,
     ends::TESTS,
     confinement::TESTS,
