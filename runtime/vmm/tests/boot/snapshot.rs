@@ -24,6 +24,7 @@ use crate::network;
 pub const TESTS: &[Test] = &[
     ("a saved guest goes on", saved_goes_on),
     ("a clone goes on where its template stood, with all its devices", clone_works),
+    ("a clone's drivers are told of what is new to them alone", told_of_what_is_new),
     ("a clone of two CPUs at work", clone_of_two),
     ("a clone with two pairs of queues in use", clone_with_queues),
     ("a clone has copies of what the one before has written to", written_before),
@@ -231,6 +232,37 @@ fn clone_works() {
     echo(&machine, 100);
 }
 
+/// How often drivers of devices of which a clone has nothing new have been interrupted.
+fn interrupts(machine: &Machine) -> String {
+    machine.output(
+        "for driver in virtio_mem virtio_balloon virtio_blk; do for device in \
+         $(busybox ls /sys/bus/virtio/drivers/$driver | busybox grep ^virtio); do busybox awk -v name=$device \
+         '$NF == name { print name, $2 }' /proc/interrupts; done; done",
+    )
+}
+
+fn told_of_what_is_new() {
+    let machine = Machine::boot_changed(shape);
+    let before = interrupts(&machine);
+    // A device for pluggable memory, a balloon, and the block slots.
+    assert_eq!(before.lines().count(), 5, "{before}");
+    let template = Template::of(&machine);
+    drop(machine);
+    assert_eq!(interrupts(&clone_of(&template)), before);
+    let mut asked = Machine::clone_of(template.restore(), |config| {
+        shape(config);
+        config.hotplug = Some(HotplugConfig { limit_mib: 1024, requested_mib: 128 });
+    });
+    answers(&mut asked);
+    let (memory, others) = before.split_once('\n').unwrap();
+    wait_for("memory", || {
+        let after = interrupts(&asked);
+        let (after_memory, after_others) = after.split_once('\n').unwrap();
+        assert_eq!(after_others, others);
+        (after_memory != memory).then_some(())
+    });
+}
+
 fn clone_of_two() {
     let machine = Machine::boot();
     // One loop on each CPU.
@@ -336,6 +368,16 @@ fn busy_is_refused() {
     refused("128 MiB of memory are plugged");
     let error = machine.request(&Request::Snapshot, &[disk.as_fd()]).unwrap_err().to_string();
     assert!(error.contains("1 descriptors came with a request that takes two"), "{error}");
+    // A guest that has no driver for it yet.
+    let asked = Machine::boot_changed(|config| {
+        shape(config);
+        config.hotplug = Some(HotplugConfig { limit_mib: 1024, requested_mib: 128 });
+        config.late.memory = Some("HUSK0003".to_owned());
+    });
+    wait_for("the refusal", || {
+        let error = Template::new().take(&asked).unwrap_err().to_string();
+        error.contains("the guest is asked to plug 128 MiB of memory").then_some(())
+    });
 }
 
 /// What a VMM that refuses says.
