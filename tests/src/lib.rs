@@ -48,5 +48,5 @@ pub use registry::{REGISTRY_PASSWORD, REGISTRY_USER, Registry, RegistryOptions};
 pub use script::install as install_script;
 pub use spec::{BUSYBOX, container, image, pod, unique};
 pub use tap::inherited_tap;
-pub use vmm::Vmm;
+pub use vmm::{Vmm, inherit};
 pub use watched::Watched;

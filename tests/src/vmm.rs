@@ -152,8 +152,11 @@ impl Vmm {
     }
 }
 
-/// The number of a descriptor that the next process has as well.
-fn inherit(descriptor: &impl AsFd) -> i32 {
+/// The number of a descriptor that the processes started from now on have as well.
+///
+/// # Panics
+/// When the system refuses.
+pub fn inherit(descriptor: &impl AsFd) -> i32 {
     fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty())).expect("let a descriptor be inherited");
     descriptor.as_fd().as_raw_fd()
 }

@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 
 use husk_proto::{AGENT_PORT, LATE_SLOT_ID, READY_PORT, ReadyTimes, VOLUME_TAG};
 use husk_tests::bench_init::{IDLE_VARIABLE, UP};
-use husk_tests::{Bed, Process, Qemu, Vmm, microvm, readable, step};
-use husk_vmm::config::{HotplugConfig, LateDevices, LateSlots, NetConfig, RestoreConfig, VmConfig};
+use husk_tests::{Bed, Process, Qemu, Vmm, inherit, microvm, readable, sh, step};
+use husk_vmm::config::{
+    HotplugConfig, JailConfig, LateDevices, LateSlots, NetConfig, RestoreConfig, VmConfig,
+};
 use husk_vmm::control::Request;
 use husk_vmm::written::Written;
 use vsock::{VMADDR_CID_ANY, VsockListener};
@@ -43,11 +45,33 @@ const HEAD: usize = 9;
 const SETTINGS: u8 = 4;
 
 struct Boots {
+    network: Namespace,
     vmm: PathBuf,
     kernel: PathBuf,
     initramfs: PathBuf,
     dir: PathBuf,
     words: VsockListener,
+}
+
+/// A pod's network is there before its monitor.
+struct Namespace {
+    name: String,
+    descriptor: i32,
+    _file: File,
+}
+
+impl Namespace {
+    fn make(name: &str) -> Namespace {
+        sh(&format!("ip netns add {name}"));
+        let file = File::open(Path::new("/run/netns").join(name)).expect("open a network namespace");
+        Namespace { name: name.to_owned(), descriptor: inherit(&file), _file: file }
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        sh(&format!("ip netns delete {}", self.name));
+    }
 }
 
 /// Boots of both monitors and clones take turns.
@@ -135,6 +159,7 @@ impl Boots {
         let dir = bed.scratch(name);
         File::create(dir.join("disk")).and_then(|disk| disk.set_len(64 << 20)).expect("make a disk");
         Boots {
+            network: Namespace::make(&format!("husk-bench-{name}")),
             vmm: bed.paths.program("husk-vmm"),
             kernel: bed.paths.kernel(),
             initramfs: bed.paths.initramfs(),
@@ -146,7 +171,9 @@ impl Boots {
     /// A machine as the daemon describes a pod's.
     fn config(&self, savable: bool) -> VmConfig {
         let config = Vmm::config(&self.dir, MEMORY, &self.kernel, &self.initramfs);
+        let jail = config.jail.clone();
         VmConfig {
+            jail: jail.map(|jail| JailConfig { network_fd: Some(self.network.descriptor), ..jail }),
             max_vcpus: 2,
             hotplug: Some(HotplugConfig { limit_mib: 1024, requested_mib: 0 }),
             savable,
