@@ -61,8 +61,15 @@ const ROWS: &[Row] = &[
 ];
 
 /// The monitor's own steps of any start, in their order.
-const MONITOR: &[&str] =
-    &["started", "confined", "guest loaded", "devices made", "state in place", "guest entered"];
+const MONITOR: &[&str] = &[
+    "started",
+    "confined",
+    "guest loaded",
+    "returns made plain",
+    "devices made",
+    "state in place",
+    "guest entered",
+];
 
 /// The starts, and the guest's steps that follow.
 const STARTS: &[(&str, &[&str])] = &[
