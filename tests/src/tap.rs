@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use crate::vmm::inherit;
 
 /// A tap that processes inherit, and that is gone with the last of them.
 ///
@@ -10,6 +10,6 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 /// When it cannot be made.
 pub fn inherited_tap(name: &str) -> OwnedFd {
     let tap = husk_vmm::make_tap(name, 1).expect("make a tap").remove(0);
-    fcntl(&tap, FcntlArg::F_SETFD(FdFlag::empty())).expect("let it be inherited");
+    inherit(&tap);
     tap
 }

@@ -137,8 +137,8 @@ pub fn load(
 /// Gives the kernel that [`load`] put into memory plain returns. False: it keeps its thunks, and the log has the reason.
 pub fn make_returns_plain(memory: &GuestMemoryMmap, kernel: &Image) -> bool {
     let why = match returns::make_plain(memory, &kernel.file) {
-        Ok(Some(_)) => return true,
-        Ok(None) => "it has none, or they are not as expected".to_owned(),
+        Ok(true) => return true,
+        Ok(false) => "it has none, or they are not as expected".to_owned(),
         Err(error) => error.to_string(),
     };
     let path = kernel.path.display();
